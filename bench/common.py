@@ -1,0 +1,92 @@
+"""What every benchmark shares: one JSON row a line (commit, device, threads), interleaving, medians,
+ratios."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def data_folder() -> Path:
+    """Real data sets: EXNIHILO_DATA, or shared/data beside the repository."""
+    return Path(os.environ.get("EXNIHILO_DATA", ROOT.parent / "shared" / "data"))
+
+
+def commit() -> str:
+    """The short hash of the checkout, with + where it holds uncommitted changes."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "src") else "")
+
+
+def device_name() -> str:
+    """The accelerator, or the processor with its core count."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [s.split(":", 1)[1].strip() for s in cpuinfo.read_text().splitlines() if "model name" in s]
+        model = names[0] if names else model
+    return f"{model} x{os.cpu_count()}"
+
+
+def row(bench: str, **figures: Any) -> None:
+    """Print one row."""
+    import torch
+
+    about = {"bench": bench, "commit": commit(), "device": device_name(), "threads": torch.get_num_threads()}
+    print(json.dumps({**about, **figures}), flush=True)
+
+
+def note(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def interleave(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender, in turn: A B C, A B C ... The first round is a warm-up and is not
+    counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for i in range(rounds + 1):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            call()
+            if i:
+                seconds[name].append(time.perf_counter() - start)
+        note(f"round {i}/{rounds}")
+    return seconds
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def matmul_peak(rows: int = 4096, inner: int = 256, columns: int = 1024) -> float:
+    """FLOP/s of this machine's best float32 matrix product, as PyTorch runs it (best of 20)."""
+    import torch
+
+    best = 0.0
+    for shape in ((rows, inner, columns), (2048, 2048, 2048)):
+        a, b = torch.randn(shape[0], shape[1]), torch.randn(shape[1], shape[2])
+        for i in range(13):
+            start = time.perf_counter()
+            a @ b
+            if i >= 3:
+                best = max(best, 2 * shape[0] * shape[1] * shape[2] / (time.perf_counter() - start))
+    return best

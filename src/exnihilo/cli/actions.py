@@ -1,0 +1,227 @@
+"""What each verb of the command line does: calls the Python API's function and prints what it returns.
+
+torch is not imported here: an action imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from exnihilo.cli.parse import Arguments
+
+Figures = Mapping[str, Any] | None
+
+
+def out(arguments: Arguments, text: object = "", end: str = "\n") -> None:
+    """A result, to standard output; to standard error where --json wants that for its object."""
+    stream = sys.stderr if "json" in arguments.flags else sys.stdout
+    if isinstance(text, str):
+        print(text, end=end, file=stream, flush=True)
+    else:  # a rich object: coloured where the terminal can
+        from rich.console import Console
+
+        Console(file=stream, highlight=False).print(text)
+
+
+def train(a: Arguments) -> Figures:
+    from exnihilo import api
+
+    resume = "resume" in a.flags
+    if "dry_run" in a.flags:
+        from exnihilo import config_layers
+
+        config, origins = api.configure(
+            a.positional(0), resume=resume, overlay=a.options.get("with"), overrides=a.settings
+        )
+        out(a, config_layers.dump(config, origins))
+        from exnihilo.plan import make, table
+
+        plan = make(config)
+        out(a, table(plan))
+        return {"config": config.model_dump(mode="json"), "origins": origins, "plan": plan.figures()}
+    result = api.train(
+        a.positional(0),
+        resume=resume,
+        force="force" in a.flags,
+        overlay=a.options.get("with"),
+        overrides=a.settings,
+    )
+    from exnihilo.report.folder import summary
+
+    out(a, summary(result))
+    if not result.interrupted:
+        out(a, f'try: exnihilo sample {result.run} "Once"')
+    return {name: getattr(result, name) for name in _RESULT}
+
+
+_RESULT = ("run", "step", "tokens", "seconds", "loss", "val_loss", "bpb", "interrupted")
+
+
+def plan(a: Arguments) -> Figures:
+    from exnihilo import api
+    from exnihilo.plan import table
+
+    plan = api.plan(
+        a.positional(0, "gpt"),
+        overlay=a.options.get("with"),
+        overrides=a.settings,
+        measure="no_measure" not in a.flags,
+    )
+    out(a, table(plan))
+    return plan.figures()
+
+
+def sample(a: Arguments) -> Figures:
+    from exnihilo import api
+    from exnihilo.errors import UsageError
+
+    run, prompt = a.positionals[0], a.positional(1)
+    given = dict(a.options)
+    if prompt is not None and "prompt" in given:
+        raise UsageError("two prompts were given", expected="one: as the second word, or prompt=TEXT")
+    prompt = given.pop("prompt", prompt) or ""
+    n = given.pop("n", 1)
+    texts: list[str] = []
+    if n == 1:
+        out(a, prompt, end="")
+        pieces = []
+        for piece in api.stream(run, prompt, **given):
+            out(a, piece, end="")
+            pieces.append(piece)
+        out(a)
+        texts = ["".join(pieces)]
+    else:
+        for index, generation in enumerate(api.sample(run, prompt, n=n, **given)):
+            out(a, f"--- {index + 1}")
+            out(a, prompt + generation.text)
+            texts.append(generation.text)
+    return {"run": run, "prompt": prompt, "texts": texts}
+
+
+def eval(a: Arguments) -> Figures:
+    from exnihilo import api
+
+    given = a.given("data", "max_tokens", "device", "dtype")
+    if "data" in given:
+        from exnihilo.config_layers import parse_value
+
+        given["data"] = parse_value("data", given["data"])
+    figures = api.eval(a.positionals[0], **given)
+    for name, value in figures.items():
+        out(a, f"{name:<24} {value:,.4f}" if isinstance(value, float) else f"{name:<24} {value}")
+    return figures
+
+
+def export(a: Arguments) -> Figures:
+    from exnihilo import api
+
+    proof = api.export(
+        a.positionals[0],
+        to=a.options.get("to", "hf"),
+        out=_required(a, "out"),
+        force="force" in a.flags,
+        **a.given("dtype"),
+    )
+    for line in proof["lines"]:
+        out(a, line)
+    return proof
+
+
+def import_(a: Arguments) -> Figures:
+    from exnihilo import api
+
+    path = api.import_(a.positionals[0], out=_required(a, "out"), force="force" in a.flags)
+    out(a, f'{path} is ready: exnihilo sample {path} "Once"')
+    return {"run": path}
+
+
+def _required(a: Arguments, name: str) -> str:
+    from exnihilo.errors import UsageError
+
+    if name not in a.options:
+        raise UsageError(f"no {name} given", expected=f"{name}=DIR or --{name} DIR")
+    return a.options[name]
+
+
+def recipes(a: Arguments) -> Figures:
+    from exnihilo import api
+
+    found = api.recipes()
+    for name, text in found.items():
+        out(a, f"{name:<28} {text}")
+    return {"recipes": found}
+
+
+def tokenizer(a: Arguments) -> Figures:
+    from exnihilo import api
+    from exnihilo.errors import UsageError
+    from exnihilo.tokens import pieces
+
+    action = a.positionals[0]
+    if action == "train":
+        if len(a.positionals) > 1:
+            raise UsageError(
+                f"unexpected {a.positionals[1]!r}", expected="exnihilo tokenizer train data=PATH out=DIR"
+            )
+        codec = api.tokenizer("train", out=_required(a, "out"), overrides=a.settings)
+        out(a, f"{codec.vocab_size} tokens in {a.options['out']}")
+        return {"vocab_size": codec.vocab_size, "hash": codec.hash, "out": a.options["out"]}
+    if action != "show":
+        raise UsageError(f"tokenizer action {action!r}", expected="train or show")
+    codec = api.tokenizer("show", a.positional(1))
+    out(a, f"{codec.vocab_size} tokens; hash {codec.hash[:16]}")
+    figures: dict[str, Any] = {"vocab_size": codec.vocab_size, "hash": codec.hash}
+    text = a.positional(2)
+    if text is not None:
+        ids = codec.encode(text)
+        shown = pieces(codec, ids)
+        out(a, " ".join(f"{piece!r}:{number}" for piece, number in zip(shown, ids, strict=True)))
+        size = len(text.encode())
+        out(a, f"{len(ids)} tokens, {size} bytes, {size / max(1, len(ids)):.2f} bytes a token")
+        figures.update(ids=ids, pieces=shown, bytes=size)
+    return figures
+
+
+def lr_find(a: Arguments) -> Figures:
+    from exnihilo import api
+    from exnihilo.report import terminal
+
+    curve = api.lr_find(
+        a.positional(0, "gpt"),
+        overlay=a.options.get("with"),
+        overrides=a.settings,
+        **a.given("low", "high", "trials", "out"),
+    )
+    out(a, terminal.sweep(curve.rates, curve.smooth, curve.suggestion))
+    out(a, f"suggestion: optim.lr={curve.suggestion:.3g}")
+    return {
+        "suggestion": curve.suggestion,
+        "rates": curve.rates,
+        "losses": curve.losses,
+        "diverged_at": curve.diverged_at,
+    }
+
+
+def report(a: Arguments) -> Figures:
+    from exnihilo import api
+
+    path = api.report(a.positionals[0], **a.given("out"))
+    out(a, str(path))
+    return {"report": path}
+
+
+def compare(a: Arguments) -> Figures:
+    from exnihilo import api
+    from exnihilo.report.compare import table
+
+    rows = api.compare(a.positionals, **a.given("out"))
+    out(a, table(rows))
+    return {"runs": rows}
+
+
+def quickstart(a: Arguments) -> Figures:
+    from exnihilo import api
+
+    return api.quickstart(force="force" in a.flags, **a.given("data", "minutes", "run", "seed", "device"))

@@ -1,0 +1,179 @@
+"""The verbs of the command line, as a table: what each takes, and the action it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from exnihilo.cli import actions
+from exnihilo.cli.parse import Option, Verb
+
+_JSON = {
+    "json": "the last line of standard output is one JSON object with the figures; all else goes to stderr"
+}
+_WITH = {"with": Option("a TOML file of settings, between the recipe and the KEY=VALUE")}
+_DEVICE = {"device": Option("auto, cpu, cuda or mps")}
+_SAMPLING = {
+    "prompt": Option("the text to go on from (or as the second word)"),
+    "max_new_tokens": Option("tokens to write (128)", int, least=1),
+    "temperature": Option("0 is greedy (1.0)", float, least=0),
+    "top_k": Option("only the k likeliest tokens", int, least=1),
+    "top_p": Option("only the likeliest tokens that hold this probability", float, least=0, most=1),
+    "min_p": Option("only tokens at least this likely, relative to the likeliest", float, least=0, most=1),
+    "seed": Option("the same seed gives the same text (0)", int, least=0),
+    "n": Option("texts to write (1)", int, least=1),
+    "stop": Option("end at this text; may be repeated", many=True),
+    **_DEVICE,
+}
+
+
+def _verbs() -> Iterator[Verb]:
+    yield Verb(
+        "quickstart",
+        "from random weights to a base model on the embedded world, in minutes, each gain measured",
+        "exnihilo quickstart [--data PATH] [--minutes X] [--run DIR] [--seed N]",
+        actions.quickstart,
+        options={
+            "data": Option("your own files instead of the embedded world: file, folder, glob or hub:NAME"),
+            "minutes": Option("minutes of pretraining (about 2.3: four minutes in all)", float, least=0.01),
+            "run": Option("the run folder (runs/quickstart)"),
+            "seed": Option("of weights, data order and samples (0)", int, least=0),
+            **_DEVICE,
+        },
+        flags={"force": "replace the run folder", **_JSON},
+    )
+    yield Verb(
+        "train",
+        "train a model; every training type",
+        "exnihilo train RECIPE data=PATH [KEY=VALUE ...] [--resume] [--dry-run] [--with FILE.toml]",
+        actions.train,
+        positionals=("RECIPE",),
+        options=_WITH,
+        flags={
+            "resume": "go on from the newest checkpoint of run=DIR, bit for bit",
+            "dry_run": "show every setting, where it comes from, and the plan; train nothing",
+            "force": "resume although settings changed, or replace a run folder",
+            **_JSON,
+        },
+        settings=True,
+        examples=(
+            "exnihilo train gpt data=books/ minutes=10 run=runs/books",
+            "exnihilo train gpt data=a.jsonl.gz data.temperature=2 model.depth=8 optim.schedule.name=cosine",
+            "exnihilo train --resume run=runs/books",
+        ),
+    )
+    yield Verb(
+        "plan",
+        "parameters, FLOPs, memory, tokens and time of a run on this machine, before it starts",
+        "exnihilo plan [RECIPE] [KEY=VALUE ...] [--no-measure]",
+        actions.plan,
+        positionals=("RECIPE",),
+        options=_WITH,
+        flags={"no_measure": "count only; run nothing", **_JSON},
+        settings=True,
+        examples=("exnihilo plan gpt data=books/ model.depth=8 minutes=60",),
+    )
+    yield Verb(
+        "sample",
+        "let a model write",
+        'exnihilo sample RUN ["PROMPT"] [temperature=0.8] [max_new_tokens=100] [seed=1] [n=3]',
+        actions.sample,
+        positionals=("RUN", "PROMPT"),
+        required=1,
+        options=_SAMPLING,
+        flags=_JSON,
+        examples=('exnihilo sample runs/books "Once" temperature=0.8 max_new_tokens=100 seed=1',),
+    )
+    yield Verb(
+        "eval",
+        "loss, bits per byte and the loss of each source, on held-out data",
+        "exnihilo eval RUN [data=PATH] [--json]",
+        actions.eval,
+        positionals=("RUN",),
+        required=1,
+        options={
+            "data": Option(
+                "a file, folder, glob or hub:NAME; without it the run's own held-out split"
+            ),
+            "max_tokens": Option("read at most this many tokens", int, least=1),
+            "dtype": Option("of the forward pass (fp32)", choices=("fp32", "bf16", "fp16")),
+            **_DEVICE,
+        },
+        flags=_JSON,
+    )
+    yield Verb(
+        "export",
+        "write a model for other projects, and prove it equal",
+        "exnihilo export RUN --to hf --out DIR",
+        actions.export,
+        positionals=("RUN",),
+        required=1,
+        options={
+            "to": Option("format (hf)", choices=("hf",)),
+            "out": Option("a folder that does not exist yet"),
+            "dtype": Option("of the weights (as they are)", choices=("fp32", "bf16", "fp16")),
+        },
+        flags={"force": "replace the folder", **_JSON},
+    )
+    yield Verb(
+        "import",
+        "take a Hugging Face folder of a known family as a run",
+        "exnihilo import DIR --out RUN",
+        actions.import_,
+        positionals=("DIR",),
+        required=1,
+        options={"out": Option("the run folder to write")},
+        flags={"force": "replace the folder", **_JSON},
+    )
+    yield Verb(
+        "report",
+        "a run folder as one self-contained HTML page",
+        "exnihilo report RUN [--out FILE.html]",
+        actions.report,
+        positionals=("RUN",),
+        required=1,
+        options={"out": Option("default RUN/report.html")},
+        flags=_JSON,
+    )
+    yield Verb(
+        "compare",
+        "figures of several runs side by side",
+        "exnihilo compare RUN RUN [...] [--out FILE.png]",
+        actions.compare,
+        positionals=("RUN",),
+        required=2,
+        endless=True,
+        options={"out": Option("a PNG of their curves")},
+        flags=_JSON,
+    )
+    yield Verb("recipes", "what can be trained", "exnihilo recipes", actions.recipes, flags=_JSON)
+    yield Verb(
+        "tokenizer",
+        "train a tokenizer, or look into one",
+        'exnihilo tokenizer train data=PATH out=DIR [codec.KEY=VALUE] | tokenizer show DIR ["TEXT"]',
+        actions.tokenizer,
+        positionals=("train|show", "DIR", "TEXT"),
+        required=1,
+        options={"out": Option("the folder to write")},
+        flags=_JSON,
+        settings=True,
+        examples=("exnihilo tokenizer train data=books/ out=tok codec.vocab_size=8192",),
+    )
+    yield Verb(
+        "lr-find",
+        "sweep learning rates over a short training and suggest one",
+        "exnihilo lr-find [RECIPE] data=PATH [low=1e-5] [high=1] [trials=60] [out=FILE.png]",
+        actions.lr_find,
+        positionals=("RECIPE",),
+        options={
+            "low": Option("lowest rate (1e-5)", float, least=1e-12),
+            "high": Option("highest rate (1)", float, least=1e-12),
+            "trials": Option("training steps (60)", int, least=5),
+            "out": Option("a PNG of the sweep"),
+            **_WITH,
+        },
+        flags=_JSON,
+        settings=True,
+    )
+
+
+VERBS: dict[str, Verb] = {verb.name: verb for verb in _verbs()}

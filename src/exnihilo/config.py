@@ -1,0 +1,197 @@
+"""The configuration of a run: frozen, validated, unknown keys refused with the nearest name.
+
+Layers, later ones win: defaults < recipe < ``--with overlay.toml`` < ``key.path=value``. A recipe is a Python
+function that returns a `RunConfig`; `layers.py` merges them and remembers where each value came from.
+Values left ``None`` are *derived* (from the size dial, the codec or a measurement on this machine); the run
+folder's ``config.toml`` holds what they became.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A frozen group of options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class SourceConfig(Section):
+    """One source of examples.
+
+    ``path`` is a file, a folder, a glob, ``-`` (standard input), ``world`` or ``world:N`` (the embedded
+    world, N documents), or ``hub:owner/name[/config][:split]`` (a Hugging Face hub name).
+    """
+
+    path: str
+    name: str | None = None  # default: derived from the path
+    weight: float | None = Field(default=None, gt=0)  # share in a mixture; default: by size and temperature
+    fields: dict[str, str] = {}  # role -> column, e.g. {"text": "body"}; default: detected and shown
+
+
+def _sources(value: Any) -> Any:
+    """`data=PATH` and `data=[A, B]` are short for `data.sources=[{path=...}]`."""
+    if isinstance(value, (str, Path)):
+        return {"sources": [{"path": str(value)}]}
+    if isinstance(value, (list, tuple)):
+        return {"sources": [{"path": str(v)} if isinstance(v, (str, Path)) else v for v in value]}
+    return value
+
+
+class DataConfig(Section):
+    """Where examples come from and how raw files become documents."""
+
+    sources: tuple[SourceConfig, ...] = ()
+    temperature: float = Field(
+        default=1.0, gt=0
+    )  # mixture weights ∝ size^(1/temperature) where none is given
+    unit: Literal["auto", "file", "paragraph", "line"] = "auto"  # what one document is, in plain text files
+    separator: str | None = None  # a line that ends a document; default: `<|endoftext|>` where a file has it
+    encoding: str = "utf-8"
+    val_fraction: float = Field(default=0.05, ge=0, lt=1)  # share of documents held out, by document hash
+    workers: int | None = Field(default=None, ge=1)  # reading and encoding threads; default: cores
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_source(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("sources"), (str, Path, list, tuple)):
+            return {**value, **_sources(value["sources"])}
+        return value
+
+
+Data = Annotated[DataConfig, BeforeValidator(_sources)]
+
+
+class CodecConfig(Section):
+    """How text becomes ids: trained from scratch on the training split, or read from ``path``."""
+
+    kind: Literal["bpe", "wordpiece", "bytes", "chars"] = "bpe"
+    vocab_size: int = Field(
+        default=4096, ge=2
+    )  # target size, special tokens included; bytes and chars have their own
+    path: str | None = None  # a folder with tokenizer.json: use it instead of training one
+    sample_mb: float = Field(default=50.0, gt=0)  # megabytes of text the tokenizer is trained on
+    lowercase: bool = False  # wordpiece only
+
+
+class ModelConfig(Section):
+    """The shape of a model. ``depth`` is the one dial; every ``None`` is derived from it and can be
+    overridden."""
+
+    family: str = "qwen3"  # a file in model/families/
+    depth: int = Field(default=4, ge=1)
+    width: int | None = Field(default=None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
+    kv_heads: int | None = Field(default=None, ge=1)
+    head_dim: int | None = Field(default=None, ge=1)
+    mlp_width: int | None = Field(default=None, ge=1)
+    vocab_size: int | None = Field(default=None, ge=1)  # from the codec
+    context: int = Field(default=256, ge=2)  # positions a training row has, and the model is declared for
+    tied: bool = True  # output matrix = embedding matrix
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    norm_eps: float = Field(default=1e-6, gt=0)
+
+
+class ScheduleConfig(Section):
+    """Learning rate over the run, as a pure function of the step."""
+
+    name: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
+    warmup: float = Field(default=0.02, ge=0)  # share of the run if < 1, else steps
+    cooldown: float = Field(default=0.5, ge=0)  # wsd: share of the run if < 1, else steps
+    final: float = Field(default=0.0, ge=0, le=1)  # last learning rate / peak
+
+
+class OptimConfig(Section):
+    """The optimiser. ``lr`` is the peak of the named optimiser; Muon trains matrices, AdamW the rest."""
+
+    name: Literal["muon", "adamw", "sgd"] = "muon"
+    lr: float | None = Field(default=None, gt=0)  # default by optimiser and size
+    adamw_lr: float | None = Field(default=None, gt=0)  # muon only: embeddings, head, norms, biases
+    momentum: float = Field(default=0.95, ge=0, lt=1)  # muon, sgd
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)  # matrices only: never norms, biases, embeddings
+    clip: float | None = Field(default=1.0, gt=0)  # global gradient norm; none: no clipping
+    schedule: ScheduleConfig = ScheduleConfig()
+
+
+class BatchConfig(Section):
+    """Batch sizes in tokens. ``micro_tokens`` is measured on this machine unless given; it never changes the
+    result."""
+
+    tokens: int = Field(default=16_384, ge=1)  # a step's tokens, over all workers and micro-batches
+    micro_tokens: int | None = Field(default=None, ge=1)  # one forward's tokens on one worker
+
+
+class CheckpointConfig(Section):
+    """Atomic checkpoints in ``RUN/checkpoints/``."""
+
+    every: int | None = Field(default=None, ge=1)  # steps; default: about every two minutes and at the end
+    keep: int = Field(default=2, ge=1)  # newest ones kept, besides the best
+    best: bool = True  # keep the one with the lowest validation loss
+
+
+class EvalConfig(Section):
+    """Evaluation inside the loop. It never changes what it evaluates: no random state, no mode is left
+    behind."""
+
+    every: int | None = Field(default=None, ge=1)  # steps; default: about ten times a run
+    tokens: int | None = Field(
+        default=None, ge=1
+    )  # at most this many tokens of the validation split; default: all
+    samples: int = Field(default=1, ge=0)  # texts written to RUN/samples/ at each evaluation
+    prompt: str = ""  # what samples start from
+
+
+class GuardConfig(Section):
+    """Non-finite losses and spikes are caught before the update: skip, then rewind to the last good
+    checkpoint."""
+
+    enabled: bool = True
+    sigmas: float = Field(default=8.0, gt=0)  # a spike: loss above the running mean by this many deviations
+    window: int = Field(default=128, ge=8)  # steps of history; skipped steps never enter it
+    max_skips: int = Field(default=3, ge=1)  # consecutive skips before a rewind
+    max_rewinds: int = Field(default=2, ge=0)  # rewinds before giving up
+
+
+class ParallelConfig(Section):
+    """How `torchrun` workers share the work."""
+
+    mode: Literal["fsdp", "replicate"] = "fsdp"
+
+
+class RunConfig(Section):
+    """Everything a run needs. The same names on the command line, in TOML and in Python."""
+
+    recipe: str = "gpt"
+    objective: str = "causal_lm"  # a file in objective/, or a dotted path of the user's own
+    options: dict[str, Any] = {}  # the objective's own options, checked by its Config
+    run: str | None = None  # default: runs/RECIPE-TIME
+    init: str | None = None  # a run or Hugging Face folder; default: pure randomness
+    data: Data = DataConfig()
+    val: Data | None = None  # default: a share of `data`, split by document hash
+    codec: CodecConfig = CodecConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    batch: BatchConfig = BatchConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    guard: GuardConfig = GuardConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    steps: int | None = Field(default=None, ge=1)  # the budget: whichever of the three ends first
+    tokens: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"  # auto | cpu | cuda | mps
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: measured on this device
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: where the measured estimate says it pays back
+    checkpointing: bool = False  # recompute activations in backward: less memory, about a third more time
+    ema: float | None = Field(
+        default=None, gt=0, lt=1
+    )  # decay of an averaged copy of the weights, which is then exported
+    threads: int | None = Field(default=None, ge=1)  # CPU threads; default: measured

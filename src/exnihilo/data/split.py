@@ -1,0 +1,144 @@
+"""Which documents are held out for validation: by a hash of their content, so that nothing moves when data is added.
+
+    plan = make(source.examples(), fraction=0.05, plain=True)
+    for example, side in plan.assign(source.examples()): ...     # side None: plan.side(document_hash(example))
+
+A document is held out where its hash, as a number in [0, 1), is below the fraction. So it does not matter in which
+file or order it comes, equal documents stand on one side, and adding documents moves none.
+
+Few documents (below `FEW`), or many that are all alike, cannot be divided so. Then the last part of the text is held
+out: with ``val_fraction=0.1`` exactly the last tenth of its characters. And where no hash falls on one side, the
+nearest one is moved there. The report says which of these was done: no side is left empty in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from exnihilo.data.base import Example, begins
+from exnihilo.errors import DataError
+
+FEW = 20
+TRAIN, VAL = 0, 1
+SIDES = ("train", "val")
+
+
+def document_hash(example: Example) -> int:
+    """64 bits of the document's content (of its first part, where it comes in parts), without outer white space."""
+    body = example.get("text")
+    if not isinstance(body, str) or any(k != "text" and k[0] != "_" for k in example):
+        roles = {k: v for k, v in example.items() if k[0] != "_"}
+        body = json.dumps(roles, sort_keys=True, ensure_ascii=False, default=str)
+    data = body.strip().encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How one source is divided.
+
+    Attributes:
+        mode: ``none`` (all is training data), ``hash``, or ``tail`` (the last part is held out).
+        fraction: share that is to be held out.
+        moved: a hash that was moved to the side that would have been empty.
+        cut: tail only: how many characters (documents, where they have several fields) are training data.
+        unit: of `cut`.
+        note: one sentence for the report.
+    """
+
+    mode: Literal["none", "hash", "tail"]
+    fraction: float
+    moved: int | None = None
+    cut: int = 0
+    unit: Literal["characters", "documents"] = "characters"
+    note: str = ""
+
+    def side(self, hash_: int) -> int:
+        """Side of a document by its hash (modes `none` and `hash`)."""
+        held_out = hash_ < self.fraction * 2.0**64
+        return VAL if held_out != (hash_ == self.moved) else TRAIN
+
+    def assign(self, examples: Iterable[Example]) -> Iterator[tuple[Example, int | None]]:
+        """Examples with their side; None where their hash decides. In mode `tail`, one document may be cut in two."""
+        if self.mode != "tail":
+            for example in examples:
+                yield example, None
+            return
+        left = self.cut
+        for example in examples:
+            if self.unit == "documents":
+                yield example, TRAIN if left > 0 else VAL
+                left -= 1
+                continue
+            body = example["text"]
+            if left <= 0:
+                # the first part behind the cut begins the document that is held out
+                fresh = left == 0 and not begins(example)
+                yield {**example, "_begin": True} if fresh else example, VAL
+                left = -1
+            elif len(body) <= left:
+                left -= len(body)
+                yield {**example, "_end": True} if left == 0 else example, TRAIN
+            else:
+                yield {**example, "text": body[:left], "_end": True}, TRAIN
+                yield {**example, "text": body[left:], "_begin": True}, VAL
+                left = -1
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make(examples: Iterable[Example], *, fraction: float, plain: bool, where: str = "the data") -> SplitPlan:
+    """Looks at as many documents as it takes to see both sides, and says how to divide them.
+
+    Args:
+        fraction: share to hold out, in [0, 1).
+        plain: examples have the role `text` alone, so that a document can be cut.
+        where: the source, for messages.
+
+    Raises:
+        DataError: there are no documents, or one that cannot be cut.
+    """
+    if fraction <= 0:
+        return SplitPlan("none", 0.0, note="nothing is held out")
+    trial = SplitPlan("hash", fraction)
+    documents, size = 0, 0
+    extremes: dict[int, int] = {}  # side -> the hash on it that is nearest to the other side
+    first, alike = None, True
+    for example in examples:
+        size += len(example["text"]) if plain else 1
+        if not begins(example):
+            continue
+        documents += 1
+        hash_ = document_hash(example)
+        first = hash_ if first is None else first
+        alike = alike and hash_ == first
+        side = trial.side(hash_)
+        nearest = min if side == TRAIN else max
+        extremes[side] = nearest(extremes.get(side, hash_), hash_)
+        if documents >= FEW and len(extremes) == 2:
+            return SplitPlan("hash", fraction, note=f"{fraction:.3g} of the documents, by hash")
+    if documents == 0:
+        raise DataError(f"{where} has no documents", expected="at least one with text in it", next="check data=PATH")
+    if documents < FEW:
+        why = f"{documents} document{'s' * (documents > 1)}: fewer than {FEW}"
+    elif alike:
+        why = f"{documents} documents, all of them equal"
+    else:
+        present, hash_ = next(iter(extremes.items()))
+        note = f"by hash; one document was moved to {SIDES[1 - present]}, which would have been empty"
+        return SplitPlan("hash", fraction, moved=hash_, note=note)
+    if size < 2:
+        raise DataError(
+            f"{where} has {size} {'character' if plain else 'record'}: nothing can be held out",
+            expected="more text",
+            next="give more data, or val=PATH",
+        )
+    cut = min(size - 1, max(1, int(size * (1 - fraction))))
+    unit = "characters" if plain else "documents"
+    note = f"the last {size - cut:,} of {size:,} {unit} ({why})"
+    return SplitPlan("tail", fraction, cut=cut, unit=unit, note=note)

@@ -1,0 +1,225 @@
+"""Attention: one masking rule, a plain reference, and the fast version with the same signature.
+
+The rule (see nn/layout.py): q sees k if both are in the same document (`doc`, -1 = padding: sees nothing,
+is seen by nothing) and k is not after q, or both are in the same block n > 0 (`group`). `plan` turns it
+into a `Rule` once a forward, all layers share it, and it holds a T×T mask only if nothing cheaper says the
+same::
+
+    rule = plan(x_BTD, group=0, doc_BT=None)
+    out_BHTd = attend(q_BHTd, k_BGTd, v_BGTd, rule)     # == reference(q_BHTd, k_BGTd, v_BGTd, rule)
+
+A query that sees nothing gives zeros, never NaN, in value and gradient.
+
+Roads not taken: a loop over documents (as fast as a mask on a CPU only for few, long documents); nested
+tensors (no gradient through half of the operators needed).
+
+Sources: Vaswani et al. 2017 (arXiv 1706.03762); Ainslie et al. 2023 (GQA, arXiv 2305.13245); Dao 2023 (arXiv
+2307.08691); torch.nn.attention.flex_attention.
+
+Key: B batch, T queries, S keys, H heads, G key-value heads, d head width
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from exnihilo.kernels.blocked import LENGTHS, Spans, blocked_attention, causal_spans, spans
+
+Kind = Literal["causal", "full", "mask", "flex"]
+
+
+@dataclass
+class Rule:
+    """Who sees whom, in the cheapest form that says it.
+
+    Attributes:
+        kind: causal or full (no mask at all), mask (`bias`, shared by all layers), flex (`blocks`).
+        bias: (B or 1, 1, T, S), 0 where q sees k and -inf where not, in the dtype of the products.
+        blocks: the BlockMask of torch's flex attention.
+        spans: with a bias on CPUs: which keys each block of queries needs at all.
+        group, doc_BT, pos_BT: what it was planned from; `visible` reads them.
+    """
+
+    kind: Kind
+    bias: Tensor | None = None
+    blocks: Any = None
+    spans: Spans | None = None
+    group: Tensor | int = 0
+    doc_BT: Tensor | None = None
+    pos_BT: Tensor | None = None  # set: keys come from a cache, whose slot index is its position
+    _biases: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def bias_for(self, slots: int, dtype: torch.dtype) -> Tensor:
+        """The mask over a cache of so many slots, made once a forward."""
+        if slots not in self._biases:
+            assert self.pos_BT is not None
+            self._biases[slots] = _bias(cached(self.pos_BT, slots), dtype)
+        return self._biases[slots]
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that matrix products of `x` come out in, autocast considered."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def visible(T: int, group: Tensor | int = 0, doc_BT: Tensor | None = None, device: Any = None) -> Tensor:
+    """The rule itself, as booleans (B or 1, T, T): True where query t sees key s."""
+    if doc_BT is not None:
+        device = doc_BT.device
+    elif isinstance(group, Tensor):
+        device = group.device
+    if isinstance(group, Tensor):
+        same = (group[:, :, None] == group[:, None, :]) & (group[:, :, None] > 0)
+        see = same | torch.ones(T, T, dtype=torch.bool, device=device).tril()
+    elif group > 0:
+        see = torch.ones(1, T, T, dtype=torch.bool, device=device)
+    else:
+        see = torch.ones(1, T, T, dtype=torch.bool, device=device).tril()
+    if doc_BT is not None:
+        see = see & (doc_BT[:, :, None] == doc_BT[:, None, :]) & (doc_BT[:, :, None] >= 0)
+    return see
+
+
+def cached(pos_BT: Tensor, slots: int) -> Tensor:
+    """The rule with a cache, as booleans (B, T, S): a query at position p sees slots 0 .. p."""
+    return torch.arange(slots, device=pos_BT.device) <= pos_BT[:, :, None]
+
+
+def _bias(see_BTS: Tensor, dtype: torch.dtype) -> Tensor:
+    bias = torch.zeros(see_BTS.shape, dtype=dtype, device=see_BTS.device)
+    return bias.masked_fill_(~see_BTS, -math.inf).unsqueeze(1)
+
+
+def plan(
+    x: Tensor,
+    *,
+    group: Tensor | int = 0,
+    doc_BT: Tensor | None = None,
+    pos_BT: Tensor | None = None,
+    flex: bool | None = None,
+) -> Rule:
+    """The cheapest `Rule` for hidden states `x` (B, T, ...), which give shape, device and dtype.
+
+    Args:
+        group: 0 causal, n > 0 full, or (B, T) blocks.
+        doc_BT: documents, -1 = padding; None: one document a row.
+        pos_BT: given with a cache: the slot each query was written to. Then `group` must be 0, `doc_BT` None.
+        flex: use flex attention for masks; default: on CUDA, where it skips blocks that nobody sees.
+    """
+    B, T = x.shape[:2]
+    if pos_BT is not None:
+        return Rule("mask", pos_BT=pos_BT)
+    if doc_BT is None and isinstance(group, int):
+        return Rule("full" if group > 0 else "causal", group=group)
+    if flex if flex is not None else x.is_cuda:
+        return Rule("flex", blocks=_blocks(B, T, group, doc_BT, x.device), group=group, doc_BT=doc_BT)
+    see = visible(T, group, doc_BT)
+    found = spans(see) if x.device.type == "cpu" and T in LENGTHS and not torch.compiler.is_compiling() else None
+    return Rule("mask", bias=_bias(see, compute_dtype(x)), spans=found, group=group, doc_BT=doc_BT)
+
+
+def reference(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropout: float = 0.0) -> Tensor:
+    """Attention in three lines of mathematics with an explicit mask, in the precision of its input."""
+    T, S, d = q_BHTd.shape[2], k_BGSd.shape[2], q_BHTd.shape[3]
+    if rule.pos_BT is not None:
+        see_BTS = cached(rule.pos_BT, S)
+    else:
+        see_BTS = visible(T, rule.group, rule.doc_BT, q_BHTd.device)
+    k_BHSd, v_BHSd = _repeat(q_BHTd, k_BGSd, v_BGSd)
+    scores_BHTS = q_BHTd @ k_BHSd.transpose(-2, -1) / math.sqrt(d)
+    scores_BHTS = scores_BHTS.masked_fill(~see_BTS.unsqueeze(1), torch.finfo(q_BHTd.dtype).min)
+    weights_BHTS = scores_BHTS.softmax(-1) * see_BTS.unsqueeze(1)  # zeros where nothing is seen
+    if dropout:
+        weights_BHTS = F.dropout(weights_BHTS, dropout)
+    return weights_BHTS @ v_BHSd
+
+
+def attend(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention under a rule, by the fastest means that this device has.
+
+    Args:
+        q_BHTd, k_BGSd, v_BGSd: queries, keys, values; G divides H (grouped queries).
+        rule: from `plan`.
+        dropout: share of attention weights dropped; 0 outside training.
+
+    Returns:
+        (B, H, T, d); rows that see nothing are zeros.
+    """
+    if rule.kind == "flex" and not dropout:
+        return _flex()(q_BHTd, k_BGSd, v_BGSd, block_mask=rule.blocks, enable_gqa=True)  # pyright: ignore
+    k_BHSd, v_BHSd = _repeat(q_BHTd, k_BGSd, v_BGSd)
+    if not dropout and _in_blocks(q_BHTd, k_BHSd, rule):
+        found = rule.spans or causal_spans(*q_BHTd.shape[::2])
+        return blocked_attention(q_BHTd, k_BHSd, v_BHSd, found, rule.bias)
+    if rule.kind == "causal":
+        return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, is_causal=True, dropout_p=dropout)
+    if rule.kind == "full":
+        return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, dropout_p=dropout)
+    if rule.pos_BT is not None:
+        bias = rule.bias_for(k_BHSd.shape[2], q_BHTd.dtype)
+    elif rule.bias is not None:
+        bias = rule.bias
+    else:  # flex attention has no dropout: fall back to the mask, made once
+        if 0 not in rule._biases:
+            rule._biases[0] = _bias(visible(q_BHTd.shape[2], rule.group, rule.doc_BT), q_BHTd.dtype)
+        bias = rule._biases[0]
+    return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, attn_mask=bias, dropout_p=dropout)
+
+
+def _in_blocks(q_BHTd: Tensor, k_BHSd: Tensor, rule: Rule) -> bool:
+    """Whether blocks of queries are the fastest: fp32 on CPUs, where there is something to leave out."""
+    return (
+        (rule.spans is not None or (rule.kind == "causal" and torch.is_grad_enabled() and q_BHTd.requires_grad))
+        and q_BHTd.shape[2] in LENGTHS
+        and q_BHTd.device.type == "cpu"
+        and q_BHTd.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _repeat(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor) -> tuple[Tensor, Tensor]:
+    """Each key-value head for its H/G query heads (faster than `enable_gqa` on CPUs; compiled: no copy)."""
+    H, (B, G, S, d) = q_BHTd.shape[1], k_BGSd.shape
+    if G == H:
+        return k_BGSd, v_BGSd
+    n = H // G
+    k_BHSd = k_BGSd[:, :, None].expand(B, G, n, S, d).flatten(1, 2)
+    return k_BHSd, v_BGSd[:, :, None].expand(B, G, n, S, d).flatten(1, 2)
+
+
+def _blocks(B: int, T: int, group: Tensor | int, doc_BT: Tensor | None, device: torch.device) -> Any:
+    """The rule as a BlockMask: blocks of 128×128 that nobody sees are skipped, in time and memory."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        del h
+        see = k <= q
+        if isinstance(group, Tensor):
+            see = see | ((group[b, q] == group[b, k]) & (group[b, q] > 0))
+        elif group > 0:
+            see = k == k
+        if doc_BT is not None:
+            see = see & (doc_BT[b, q] == doc_BT[b, k]) & (doc_BT[b, q] >= 0)
+        return see
+
+    return create_block_mask(sees, B, None, T, T, device=device)  # pyright: ignore
+
+
+_compiled_flex: list[Callable[..., Tensor]] = []
+
+
+def _flex() -> Callable[..., Tensor]:
+    """Flex attention, compiled on first use: uncompiled it would hold the T×T scores."""
+    if not _compiled_flex:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        _compiled_flex.append(torch.compile(flex_attention, dynamic=False))
+    return _compiled_flex[0]

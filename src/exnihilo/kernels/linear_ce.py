@@ -1,0 +1,255 @@
+"""Negative log-likelihood of a linear head without ever holding its N×V logits.
+
+The head's matrix product, the softmax and both gradients are done chunk by chunk of positions, so that
+memory is chunk×V instead of N×V and the chunk's logits stay in the cache between the three matrix products::
+
+    total, nll_N = linear_cross_entropy(hidden_ND, head.weight, targets_N)
+    (total / count).backward()
+
+`reference` is the same number as cross-entropy against one-hot targets: -Σ_v onehot_v · log
+softmax(logits)_v.
+
+Key: N positions (B·T flattened), D model width, V vocabulary, C positions of a chunk
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORE = -100
+
+
+def reference(
+    hidden_ND: Float[Tensor, "N D"],
+    weight_VD: Float[Tensor, "V D"],
+    targets_N: Int[Tensor, " N"],
+    *,
+    bias_V: Float[Tensor, " V"] | None = None,
+    ignore: int = IGNORE,
+) -> tuple[Float[Tensor, ""], Float[Tensor, " N"]]:
+    """Plainly right, and holds everything: one-hot cross-entropy in the inputs' own precision (float64 where
+    given)."""
+    logits_NV = hidden_ND @ weight_VD.T
+    if bias_V is not None:
+        logits_NV = logits_NV + bias_V
+    kept_N = targets_N != ignore
+    onehot_NV = torch.nn.functional.one_hot(targets_N.where(kept_N, 0), weight_VD.shape[0]).to(
+        logits_NV.dtype
+    )
+    nll_N = -(onehot_NV * logits_NV.log_softmax(-1)).sum(-1) * kept_N
+    return nll_N.sum(), nll_N.detach()
+
+
+def chunk_size(vocab: int, given: int | None = None, *, on_cpu: bool = True) -> int:
+    """Positions a chunk holds: about 2 MB of logits on a CPU (they stay in cache), 256 MB on an
+    accelerator."""
+    if given is not None:
+        return max(1, given)
+    budget = (1 << 19) if on_cpu else (1 << 26)
+    return max(64 if on_cpu else 1024, budget // vocab)
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Gradients are computed in forward: the gradient of a sum differs from them by one scalar only."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        bias_V: Tensor | None,
+        chunk: int,
+        ignore: int,
+    ) -> tuple[Tensor, Tensor]:
+        dtype = _compute_dtype(hidden_ND)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            return _LinearCrossEntropy._forward(
+                ctx, hidden_ND, weight_VD, targets_N, bias_V, chunk, ignore, dtype
+            )
+
+    @staticmethod
+    def _forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        bias_V: Tensor | None,
+        chunk: int,
+        ignore: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        need_h, need_w, _, need_b = ctx.needs_input_grad[:4]
+        n = hidden_ND.shape[0]
+        hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        nll_N = torch.zeros(n, dtype=wide, device=hidden.device)
+        grad_h = torch.zeros_like(hidden_ND) if need_h else None
+        grad_w = torch.zeros(weight_VD.shape, dtype=wide, device=hidden.device) if need_w else None
+        grad_b = torch.zeros(weight_VD.shape[0], dtype=wide, device=hidden.device) if need_b else None
+        for start in range(0, n, chunk):
+            part = slice(start, min(start + chunk, n))
+            h_CD, y_C = hidden[part], targets_N[part]
+            kept_C = y_C != ignore
+            y_C = y_C.where(kept_C, 0).unsqueeze(1)
+            logits_CV = (h_CD @ weight.T).to(wide)
+            if bias_V is not None:
+                logits_CV += bias_V
+            top_C, at_C = logits_CV.max(-1, keepdim=True)
+            right_C = logits_CV.gather(1, y_C)
+            p_CV = torch.softmax(logits_CV, -1)
+            # log Σ exp = top − log p(top): exact, where −log p(target) alone would underflow
+            nll_C = (top_C - p_CV.gather(1, at_C).log() - right_C).squeeze(1)
+            nll_N[part] = nll_C * kept_C
+            if not (need_h or need_w or need_b):
+                continue
+            p_CV.scatter_add_(1, y_C, torch.full_like(right_C, -1.0))
+            p_CV *= kept_C.unsqueeze(1)
+            if grad_b is not None:
+                grad_b += p_CV.sum(0)
+            low_CV = p_CV.to(dtype)
+            if grad_h is not None:
+                grad_h[part] = low_CV @ weight
+            if grad_w is not None:
+                if dtype == wide:
+                    grad_w.addmm_(low_CV.T, h_CD)
+                else:
+                    grad_w += low_CV.T @ h_CD
+        ctx.save_for_backward(*(t for t in (grad_h, grad_w, grad_b) if t is not None))
+        ctx.have = (grad_h is not None, grad_w is not None, grad_b is not None)
+        ctx.types = (hidden_ND.dtype, weight_VD.dtype, bias_V.dtype if bias_V is not None else None)
+        ctx.mark_non_differentiable(nll_N)
+        return nll_N.sum(), nll_N
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        saved = iter(ctx.saved_tensors)
+        out = [
+            (next(saved) * grad).to(kind) if have else None
+            for have, kind in zip(ctx.have, ctx.types, strict=True)
+        ]
+        return out[0], out[1], None, out[2], None, None
+
+
+def linear_cross_entropy(
+    hidden_ND: Float[Tensor, "N D"],
+    weight_VD: Float[Tensor, "V D"],
+    targets_N: Int[Tensor, " N"],
+    *,
+    bias_V: Float[Tensor, " V"] | None = None,
+    chunk: int | None = None,
+    ignore: int = IGNORE,
+) -> tuple[Float[Tensor, ""], Float[Tensor, " N"]]:
+    """Σ −log p(target) in nats, and each position's own (detached; 0 where the target is ignored).
+
+    Args:
+        hidden_ND: hidden states. Under autocast the products run in its type, the softmax in float32.
+        weight_VD: the head's matrix, e.g. the tied embedding.
+        targets_N: ids below V, or `ignore`: no loss and no gradient.
+        chunk: positions held at once; default by vocabulary and device.
+
+    Example:
+        >>> h, w = torch.zeros(3, 4), torch.zeros(10, 4)
+        >>> round(linear_cross_entropy(h, w, torch.tensor([1, 2, -100]))[0].item() / 2, 4)  # ln 10
+        2.3026
+    """
+    size = chunk_size(weight_VD.shape[0], chunk, on_cpu=hidden_ND.device.type == "cpu")
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, bias_V, size, ignore)  # type: ignore
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Any gradient of the log-probabilities is allowed, so the softmax is computed again in backward."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        bias_V: Tensor | None,
+        chunk: int,
+        temperature: float,
+    ) -> Tensor:
+        dtype = _compute_dtype(hidden_ND)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        out_N = torch.empty(hidden_ND.shape[0], dtype=wide, device=hidden_ND.device)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            weight = weight_VD.to(dtype)
+            for start in range(0, hidden_ND.shape[0], chunk):
+                part = slice(start, start + chunk)
+                logits_CV = _scaled_logits(hidden_ND[part].to(dtype), weight, bias_V, temperature, wide)
+                right_C = logits_CV.gather(1, targets_N[part].unsqueeze(1)).squeeze(1)
+                out_N[part] = right_C - logits_CV.logsumexp(-1)
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, bias_V)
+        ctx.chunk, ctx.temperature, ctx.dtype, ctx.wide = chunk, temperature, dtype, wide
+        return out_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden_ND, weight_VD, targets_N, bias_V = ctx.saved_tensors
+        need_h, need_w, _, need_b = ctx.needs_input_grad[:4]
+        grad_h = torch.empty_like(hidden_ND) if need_h else None
+        grad_w = torch.zeros(weight_VD.shape, dtype=ctx.wide, device=weight_VD.device) if need_w else None
+        grad_b = torch.zeros(weight_VD.shape[0], dtype=ctx.wide, device=weight_VD.device) if need_b else None
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            weight = weight_VD.to(ctx.dtype)
+            for start in range(0, hidden_ND.shape[0], ctx.chunk):
+                part = slice(start, start + ctx.chunk)
+                h_CD = hidden_ND[part].to(ctx.dtype)
+                p_CV = torch.softmax(_scaled_logits(h_CD, weight, bias_V, ctx.temperature, ctx.wide), -1)
+                g_C1 = (grad_N[part] / ctx.temperature).unsqueeze(1)
+                p_CV.mul_(-g_C1).scatter_add_(1, targets_N[part].unsqueeze(1), g_C1)
+                low_CV = p_CV.to(ctx.dtype)
+                if grad_h is not None:
+                    grad_h[part] = (low_CV @ weight).to(grad_h.dtype)
+                if grad_w is not None:
+                    grad_w += low_CV.T @ h_CD
+                if grad_b is not None:
+                    grad_b += p_CV.sum(0)
+        return (
+            grad_h,
+            None if grad_w is None else grad_w.to(weight_VD.dtype),
+            None,
+            None if grad_b is None else grad_b.to(bias_V.dtype),
+            None,
+            None,
+        )
+
+
+def _scaled_logits(
+    h_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, temperature: float, wide: torch.dtype
+) -> Tensor:
+    logits_CV = (h_CD @ weight_VD.T).to(wide)
+    if bias_V is not None:
+        logits_CV = logits_CV + bias_V
+    return logits_CV if temperature == 1.0 else logits_CV / temperature
+
+
+def token_logprobs(
+    hidden_ND: Float[Tensor, "N D"],
+    weight_VD: Float[Tensor, "V D"],
+    targets_N: Int[Tensor, " N"],
+    *,
+    bias_V: Float[Tensor, " V"] | None = None,
+    chunk: int | None = None,
+    temperature: float = 1.0,
+) -> Float[Tensor, " N"]:
+    """log p(target) of each position at a temperature, in nats, differentiable with any gradient.
+
+    Targets must be ids below V: mask the result where a position does not count.
+
+    Example:
+        >>> token_logprobs(torch.zeros(1, 4), torch.zeros(8, 4), torch.tensor([3])).exp().item()
+        0.125
+    """
+    size = chunk_size(weight_VD.shape[0], chunk, on_cpu=hidden_ND.device.type == "cpu")
+    return _TokenLogprobs.apply(hidden_ND, weight_VD, targets_N, bias_V, size, temperature)  # type: ignore

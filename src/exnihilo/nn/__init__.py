@@ -1,0 +1,1 @@
+"""Blocks of a transformer: layout, attention, positions, norms, mlp."""

@@ -1,0 +1,70 @@
+"""Find an objective by its file's name, or a user's own by its dotted path. No central list is edited to add
+one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+import exnihilo.objective as room
+from exnihilo.errors import ConfigError, nearest
+from exnihilo.objective.base import Objective
+
+_NOT_OBJECTIVES = {"base", "registry"}
+
+
+def names() -> list[str]:
+    """Registry entries: the files of this folder."""
+    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.name not in _NOT_OBJECTIVES)
+
+
+def find(name: str) -> type[Objective]:
+    """The objective class of a file in this folder (`causal_lm`), or of a dotted module
+    (`my_package.mine`)."""
+    dotted = name if "." in name else f"{room.__name__}.{name}"
+    if "." not in name and name not in names():
+        raise ConfigError(
+            f"unknown objective {name!r}", expected=nearest(name, names()), next="objective=NAME"
+        )
+    try:
+        module = importlib.import_module(dotted)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"objective {name!r}: {error}",
+            expected=f"one of {', '.join(names())}, or an importable dotted path",
+            next="check the spelling and PYTHONPATH",
+        ) from error
+    found = [
+        c
+        for _, c in inspect.getmembers(module, inspect.isclass)
+        if issubclass(c, Objective) and not inspect.isabstract(c) and c.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{dotted} defines {len(found)} objectives",
+            expected="exactly one subclass of Objective in the file",
+        )
+    return found[0]
+
+
+def create(name: str, options: Mapping[str, Any] | None = None) -> Objective:
+    """The objective with its options checked; unknown ones are refused with the nearest name.
+
+    >>> create("causal_lm").attention.value
+    'causal'
+    """
+    cls = find(name)
+    try:
+        return cls(cls.Config(**(options or {})))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        hint = nearest(key, cls.Config.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigError(
+            f"objective {name}: option {key!r}", expected=hint, next="options.KEY=VALUE"
+        ) from error

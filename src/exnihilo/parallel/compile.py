@@ -1,0 +1,143 @@
+"""`torch.compile`, block by block, where it pays back within the run.
+
+Each block is compiled for itself: equal blocks share one compilation, so the cost does not grow with depth.
+Whether
+it pays is an estimate from numbers: what compiling cost on this machine the last time (kept in the cache
+folder, by device and torch version; before the first time a cautious constant), what it gained, and how
+long the run will take.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from exnihilo.parallel.ckpt import recomputed
+from exnihilo.parallel.fsdp import blocks
+
+_EAGER = "_eager_forward"  # where a compiled block keeps its own forward
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that compiling takes, and the share of a step's time that it saves."""
+
+    seconds: float
+    saves: float
+    measured: bool = False
+
+
+# before anything was measured here: cautious, so that a short run never waits for a compiler
+FIRST = {"cpu": Cost(60.0, 0.05), "cuda": Cost(60.0, 0.15)}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to compile, and why, in numbers."""
+
+    on: bool
+    why: str
+
+
+def cache_folder() -> Path:
+    """Where measurements are kept: $EXNIHILO_CACHE, else ~/.cache/exnihilo."""
+    return Path(os.environ.get("EXNIHILO_CACHE") or Path.home() / ".cache" / "exnihilo")
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why compiling cannot work here; None if it can."""
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX") or next(
+            (c for c in ("g++", "clang++", "cl") if shutil.which(c)), None
+        )
+        if compiler is None or shutil.which(compiler) is None:
+            return "there is no C++ compiler (g++, clang++ or $CXX)"
+        return None
+    if device.type == "cuda":
+        return None if importlib.util.find_spec("triton") else "the package triton is not installed"
+    return f"it is not supported on {device.type}"
+
+
+def _file(device: torch.device) -> Path:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    safe = "".join(c if c.isalnum() else "-" for c in f"{device.type}-{name}-torch{torch.__version__}")
+    return cache_folder() / "compile" / f"{safe}-{torch.get_num_threads()}.json"
+
+
+def known(device: torch.device) -> Cost:
+    """The cost measured on this machine, else the cautious constant."""
+    try:
+        data = json.loads(_file(device).read_text())
+        return Cost(float(data["seconds"]), float(data["saves"]), True)
+    except (OSError, ValueError, KeyError, TypeError):  # never measured, or an unreadable note: measure anew
+        return FIRST.get(device.type, FIRST["cpu"])
+
+
+def remember(device: torch.device, seconds: float, saves: float) -> None:
+    """Keep a measurement for later runs; a cache that cannot be written is no loss."""
+    path = _file(device)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}")
+        aside.write_text(json.dumps(asdict(Cost(seconds, saves, True))))
+        os.replace(aside, path)
+    except OSError:
+        return
+
+
+def decide(setting: Literal["auto", "on", "off"], device: torch.device, run_seconds: float) -> Decision:
+    """Compile or not, for a run that would take about `run_seconds` without.
+
+    Raises nothing for ``auto``; ``on`` where it cannot work is for the caller to refuse (see `unavailable`).
+    """
+    if setting == "off":
+        return Decision(False, "off (asked for)")
+    missing = unavailable(device)
+    if setting == "on":
+        return Decision(missing is None, "on (asked for)" if missing is None else f"off: {missing}")
+    if missing is not None:
+        return Decision(False, f"off: {missing}")
+    cost = known(device)
+    saved = run_seconds * cost.saves
+    basis = "measured here before" if cost.measured else "not measured here yet"
+    numbers = f"costs about {cost.seconds:.0f} s, saves about {saved:.0f} s of {run_seconds:.0f} s ({basis})"
+    return Decision(saved > 1.5 * cost.seconds, ("on: " if saved > 1.5 * cost.seconds else "off: ") + numbers)
+
+
+def compile_blocks(model: nn.Module) -> int:
+    """Compile every block's forward in place; parameter names do not change. Returns how many there are.
+
+    The forward alone, not the module's call: what sharding hooks around it stays outside of the graph.
+    """
+    found = blocks(model)
+    for block in found:
+        forward: Any = block.forward
+        block.__dict__[_EAGER] = forward
+        if isinstance(forward, partial) and forward.func is recomputed:  # recomputing stays outside too
+            block.forward = partial(recomputed, torch.compile(forward.args[0]))
+        else:
+            block.forward = torch.compile(forward)
+    return len(found)
+
+
+def compiled(model: nn.Module) -> bool:
+    """Whether any block of a model is compiled."""
+    return any(_EAGER in block.__dict__ for block in blocks(model))
+
+
+def undo(model: nn.Module) -> None:
+    """Back to eager."""
+    for block in blocks(model):
+        if _EAGER in block.__dict__:
+            block.forward = block.__dict__.pop(_EAGER)
+    torch.compiler.reset()

@@ -1,0 +1,326 @@
+"""Exports that prove themselves, and imports: what is written is read back and compared before anyone is told "done".
+
+::
+
+    proof = export_run(Path("runs/books"), to="hf", out=Path("books-hf"), dtype=None)
+    proof["checks"]["logits"]["max_difference"]
+
+The folder is written aside, proved there, and renamed only when every check held; else nothing is left behind.
+
+Checks: the written weights, read into a fresh model, give the run's logits on real inputs; the written
+tokenizer gives the run's ids on a hard corpus, and the texts back; and, where Transformers is installed, its
+own model and tokenizer agree with both, and decode greedily to the same tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exnihilo import log
+from exnihilo.errors import ConfigError, DataError, ExNihiloError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from exnihilo.codec.base import Codec
+    from exnihilo.model.model import Model
+
+BOUND = 1e-4  # largest difference of logits in fp32
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_GREEDY = 24  # tokens decoded greedily for the comparison
+
+HARD = (
+    "Once upon a time there was a fox who lived by the sea.",
+    "  leading spaces,\ttabs\t\tand trailing ones   ",
+    "line\nbreaks\r\nof\rall\n\n\nkinds\u2028and\u2029more",
+    "Numbers: 0 1 12 123 1234567890 3.14159 -1e-10 1,000,000 ½ ² ①",
+    "don't we'll I'm you're it's they'd DON'T WE'LL",
+    "def f(x: int) -> str:\n\treturn f\"{x!r}\" if x else None  # naïve\n",
+    "Ünïcödé: ß straße ŒUVRE naïve café, cafe\u0301 (combining), ﬁ ligature",
+    "Русский текст, ελληνικά, עברית, العربية, हिन्दी, ไทย",
+    "日本語のテキスト。中文文本,한국어 텍스트",
+    "emoji 😀 👩‍👩‍👧‍👦 🏳️‍🌈 🇫🇷 👍🏽 and text",
+    "zero\u200bwidth\u200djoin\ufeffbom \u00a0nbsp \u3000wide",
+    "<|eos|> <|bos|> <|pad|> <|im_start|>user [CLS] [SEP] </s> <unk>: text, not tokens",
+    "\x00\x01\x1f control \x7f characters",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" * 4,
+    "https://example.org/a?b=c&d=%20#e user@example.org C:\\path\\to\\file",
+    "\"'`´‘’“”«»„‚—–-…·•†‡§¶",
+    "𝕳𝖊𝖑𝖑𝖔 𐍈 𠜎 \U0010fffd",
+)
+
+
+def export_run(run: Path, *, to: str, out: Path, dtype: str | None, force: bool = False) -> dict[str, Any]:
+    """Write the model of `run` as a Hugging Face folder `out`, prove it, return the proof.
+
+    Raises:
+        UsageError: an unknown format, or `out` exists and `force` is not given.
+        ModelError: a check failed; `out` is as it was.
+    """
+    from exnihilo.interop import hf
+    from exnihilo.interop.load import load
+
+    if to != "hf":
+        raise UsageError(f"to={to}", expected="hf (a Hugging Face folder)", next="--to hf")
+    if dtype is not None and dtype not in _DTYPES:
+        raise ConfigError(f"dtype={dtype!r}", expected="one of " + ", ".join(_DTYPES))
+    loaded = load(run)
+    texts, where = real_inputs(run, loaded.codec)
+
+    def write(folder: Path) -> None:
+        hf.save(loaded.model, loaded.codec, folder, dtype=dtype)
+
+    def prove(folder: Path) -> dict[str, Any]:
+        proof = check(loaded.model, loaded.codec, folder, texts, dtype)
+        proof["inputs"] = where
+        proof["source"] = str(loaded.path)
+        return proof
+
+    return _publish(out, write, prove, force)
+
+
+def import_folder(source: Path, *, out: Path, force: bool = False) -> Path:
+    """Read a Hugging Face folder of a known family and write it as a run folder, proved like an export.
+
+    Raises:
+        ModelError: a family, option or tensor that cannot be obeyed, by name; or no tokenizer.
+    """
+    from exnihilo.interop import hf
+
+    if not source.is_dir():
+        raise UsageError(
+            f"{source} is no folder",
+            expected="a folder with config.json, model.safetensors and tokenizer.json",
+            next="fetch the model first, e.g. with `hf download NAME --local-dir DIR`",
+        )
+    model, codec = hf.load(source)
+    if codec is None:
+        raise ModelError(
+            f"{source} has no tokenizer.json", expected="a tokenizer beside the weights", next="copy it there"
+        )
+
+    def write(folder: Path) -> None:
+        hf.save(model, codec, folder, extra={"imported_from": source.name})
+
+    _publish(out, write, lambda folder: check(model, codec, folder, HARD, None), force)
+    return out
+
+
+def _publish(
+    out: Path, write: Callable[[Path], None], prove: Callable[[Path], dict[str, Any]], force: bool
+) -> dict[str, Any]:
+    """Write aside, prove, rename."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", expected="a folder", next="choose another --out DIR")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise UsageError(f"{out} is not empty", expected="a new folder", next="choose another --out DIR, or --force")
+    aside = out.parent / f".{out.name}.writing-{os.getpid()}"
+    old = out.parent / f".{out.name}.old-{os.getpid()}"
+    try:
+        aside.mkdir(parents=True)
+        write(aside)
+        proof = prove(aside)
+        (aside / "proof.json").write_text(json.dumps(proof, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if not proof["proved"]:
+            raise ModelError(
+                "the export is not equal to the run: " + "; ".join(line for line in proof["lines"] if "FAILED" in line),
+                expected="every check to hold",
+                next=f"nothing was written to {out}; please report it with these lines",
+            )
+        if out.exists():
+            os.rename(out, old)
+        os.rename(aside, out)
+    except OSError as error:
+        if old.exists() and not out.exists():
+            os.rename(old, out)
+        raise ExNihiloError(
+            f"{out} cannot be written: {error.strerror or error}", expected="a writable folder with room"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    proof["out"] = str(out)
+    proof["lines"].append(f"proved; written to {out}")
+    return proof
+
+
+def real_inputs(run: Path, codec: Codec) -> tuple[list[str], str]:
+    """Texts to compare on: documents of the run's own data where they are at hand, and what they are."""
+    config = run / "config.toml"
+    if config.is_file():
+        from exnihilo.config_layers import load_toml
+        from exnihilo.data import open_sources
+
+        try:
+            sources = open_sources(load_toml(config).data)
+            texts: list[str] = []
+            for source in sources:
+                for example in source.examples():
+                    if isinstance(example.get("text"), str) and len(codec.encode(example["text"][:4000])) > 1:
+                        texts.append(example["text"][:4000])
+                    if len(texts) >= 8:
+                        return texts, f"{len(texts)} documents of the run's own data"
+            if texts:
+                return texts, f"{len(texts)} documents of the run's own data"
+        except (DataError, UsageError, OSError) as error:
+            log.say(f"the run's own data is not at hand ({str(error).splitlines()[0]}); built-in texts are used")
+    return list(HARD), "built-in texts"
+
+
+def check(
+    model: Model, codec: Codec, folder: Path, texts: Sequence[str], dtype: str | None
+) -> dict[str, Any]:
+    """Compare what was written to `folder` with the model and codec it was written from."""
+    import torch
+
+    from exnihilo.interop import hf
+
+    rows = _rows(codec, texts, model.config.context)
+    source = _rounded(model, dtype)
+    fresh, their_codec = hf.load(folder)
+    checks: dict[str, dict[str, Any]] = {}
+    lines: list[str] = []
+
+    def note(name: str, held: bool, words: str, **figures: Any) -> None:
+        checks[name] = {"held": held, **figures}
+        lines.append(f"{'held  ' if held else 'FAILED'} {name}: {words}")
+
+    mine = _logits(lambda ids: source.heads["tokens"].logits(source({"tokens": ids})), rows)  # type: ignore[operator]
+    again = _logits(lambda ids: fresh.heads["tokens"].logits(fresh({"tokens": ids})), rows)  # type: ignore[operator]
+    gap, tokens = _gap(mine, again), sum(len(row) for row in rows)
+    note(
+        "logits",
+        gap <= BOUND,
+        f"max |Δ| {gap:.1e} on {tokens} tokens, read back into a fresh model",
+        max_difference=gap,
+        bound=BOUND,
+        tokens=tokens,
+    )
+    hard = [*HARD, *texts]
+    if their_codec is None:
+        note("tokenizer", False, "no tokenizer was written")
+    else:
+        ids = [codec.encode(text) for text in hard]
+        same = sum(a == their_codec.encode(text) for a, text in zip(ids, hard, strict=True))
+        back = sum(codec.decode(a) == their_codec.decode(a) for a in ids)
+        whole = sum(codec.decode(a) == text for a, text in zip(ids, hard, strict=True))
+        note(
+            "tokenizer",
+            same == back == len(hard),
+            f"{same} of {len(hard)} hard texts to the same ids, {back} back to the same text, "
+            f"{whole} of those exactly as they were",
+            texts=len(hard),
+            same_ids=same,
+            same_text=back,
+            round_trip=whole,
+        )
+    if find_spec("transformers") is not None:
+        _with_transformers(folder, codec, source, rows, mine, hard, note)
+    else:
+        lines.append("not checked: transformers is not installed")
+    proved = all(entry["held"] for entry in checks.values())
+    return {
+        "proved": proved,
+        "format": "hf",
+        "dtype": dtype or str(next(model.parameters()).dtype).removeprefix("torch."),
+        "checks": checks,
+        "lines": lines,
+        "versions": {name: _version(name) for name in ("exnihilo", "torch", "transformers", "tokenizers")},
+        "weights": {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _with_transformers(
+    folder: Path,
+    codec: Codec,
+    source: Model,
+    rows: list[list[int]],
+    mine: list[Tensor],
+    hard: Sequence[str],
+    note: Callable[..., None],
+) -> None:
+    import torch
+
+    from exnihilo.infer import generate
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder needs no network
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    got = _logits(lambda ids: theirs(ids).logits, rows)
+    gap = _gap(mine, got)
+    note("transformers_logits", gap <= BOUND, f"max |Δ| {gap:.1e} against Transformers", max_difference=gap, bound=BOUND)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    same = sum(codec.encode(text) == _their_ids(tokenizer, text) for text in hard)
+    note("transformers_tokenizer", same == len(hard), f"{same} of {len(hard)} hard texts to the same ids", same_ids=same)
+    prompts = [row[: min(8, len(row))] for row in rows[:4]]
+    longest = min(_GREEDY, source.config.context - max(map(len, prompts)))
+    equal = 0
+    for prompt in prompts:
+        ours = generate(source, codec, [prompt], temperature=0, max_new_tokens=longest)[0].ids
+        with torch.no_grad():
+            out = theirs.generate(
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                max_new_tokens=longest,
+                do_sample=False,
+                eos_token_id=codec.eos_id,
+                pad_token_id=codec.pad_id,
+            )[0]
+        equal += out[len(prompt) :].tolist() == ours
+    note("greedy", equal == len(prompts), f"{equal} of {len(prompts)} prompts go on token for token", equal=equal)
+
+
+def _their_ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def _rows(codec: Codec, texts: Sequence[str], context: int) -> list[list[int]]:
+    """Ids to compare on: bos and text, at most the model's context."""
+    rows = [[codec.bos_id, *codec.encode(text)][:context] for text in texts]
+    return [row for row in rows if len(row) > 1]
+
+
+def _rounded(model: Model, dtype: str | None) -> Model:
+    """The model with its weights rounded as they were written, in fp32."""
+    import copy
+
+    import torch
+
+    kept = copy.deepcopy(model).cpu().eval()
+    if dtype is not None:
+        kept = kept.to(getattr(torch, _DTYPES[dtype]))
+    return kept.to(torch.float32)
+
+
+def _logits(forward: Callable[[Any], Any], rows: list[list[int]]) -> list[Tensor]:
+    import torch
+
+    with torch.no_grad():
+        return [forward(torch.tensor([row]))[0].float() for row in rows]
+
+
+def _gap(a: list[Tensor], b: list[Tensor]) -> float:
+    """Largest absolute difference; infinite where a number is not finite."""
+    worst = 0.0
+    for left, right in zip(a, b, strict=True):
+        difference = (left - right).abs().max().item()
+        worst = max(worst, difference) if difference == difference else float("inf")
+    return worst
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,62 @@
+"""The learning-rate range finder on a configured run: real data, real model, rising rates; nothing is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exnihilo.config import RunConfig
+
+if TYPE_CHECKING:
+    from exnihilo.optim.finder import Curve
+
+
+def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | None = None) -> Curve:
+    """Sweep from `low` to `high`; every group's rate keeps its ratio to the first group's.
+
+    Args:
+        out: a PNG of the sweep.
+    """
+    from exnihilo.data.order import Order
+    from exnihilo.data.collate import simplify
+    from exnihilo.measure import prepare_for
+    from exnihilo.optim import find_lr
+    from exnihilo.rehearse import Bench
+    from exnihilo.train import tune
+    from exnihilo.train.progress import shown
+
+    with shown(True) as display:
+        codec, splits = prepare_for(config, display)
+        bench = Bench.make(config, codec.vocab_size)
+        data = splits.train
+        order = Order(data.source_rows, data.weights, config.seed)
+        context, rows = config.model.context, bench.rows
+        if config.batch.micro_tokens is not None:
+            micro = max(1, min(rows, config.batch.micro_tokens // context))
+        else:
+            micro, _ = tune.micro_rows(
+                lambda n: bench.loss(bench.random_batch(n)), bench.model, bench.world, rows=rows, context=context
+            )
+        groups = bench.optimizer.param_groups
+        ratios = [group["peak_lr"] / groups[0]["peak_lr"] for group in groups]
+        done = 0
+
+        def step(rate: float) -> float:
+            nonlocal done
+            for group, ratio in zip(groups, ratios, strict=True):
+                group["lr"] = rate * ratio
+            chosen = order.rows(done, rows)
+            parts = [chosen[start : start + micro] for start in range(0, len(chosen), micro)]
+            loss = bench.step([bench.tensors(simplify(data.batch(part))) for part in parts])
+            done += 1
+            display.advance()
+            return loss
+
+        display.start("sweep learning rates", total=steps, unit="steps")
+        curve = find_lr(step, low=low, high=high, steps=steps)
+        display.stop()
+    if out is not None:
+        from exnihilo.report import plot
+
+        plot.sweep(curve.rates, curve.smooth, curve.suggestion, out)
+    return curve

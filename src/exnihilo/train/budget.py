@@ -1,0 +1,121 @@
+"""How long a run lasts, and what its schedule's horizon is: steps, tokens or minutes, whichever ends first.
+
+With steps or tokens the horizon is known. With minutes it is measured, once, and stored, so that the
+learning rate stays a pure function of (step, horizon):
+
+- wsd needs none until its cool-down begins, which is when the time that is left is the cool-down's share;
+- cosine and linear take an estimate after the first `TIMED` steps;
+- constant needs none.
+
+Minutes count training, evaluation and saving, over all resumes; preparing the data does not count.
+"""
+
+from __future__ import annotations
+
+import math
+
+from exnihilo.config import RunConfig, ScheduleConfig
+from exnihilo.errors import ConfigError
+from exnihilo.optim.schedule import scale, span
+from exnihilo.train.state import State
+
+TIMED = 10  # steps that are timed before a horizon is estimated
+MARGIN = 0.98  # of the minutes is aimed at, so that the cool-down ends before the clock
+
+
+class Budget:
+    """The end of a run and the horizon of its schedule.
+
+    Args:
+        config: its steps, tokens, minutes and schedule.
+        step_tokens: positions that one step trains on.
+    """
+
+    def __init__(self, config: RunConfig, step_tokens: int) -> None:
+        limits = [config.steps] if config.steps is not None else []
+        if config.tokens is not None:
+            limits.append(math.ceil(config.tokens / step_tokens))
+        self.steps: int | None = min(limits) if limits else None
+        self.seconds: float | None = config.minutes * 60 if config.minutes is not None else None
+        if self.steps is None and self.seconds is None:
+            raise ConfigError(
+                "the run has no budget", expected="steps=, tokens= or minutes=", next="e.g. minutes=10"
+            )
+        self.schedule: ScheduleConfig = config.optim.schedule
+
+    def begin(self, state: State, step_seconds: float) -> None:
+        """At a run's first step: fix a warm-up that is a share of a length not yet known."""
+        if self.seconds is None:
+            state.horizon = self.steps
+        elif state.warmup is None and 0 < self.schedule.warmup < 1:
+            estimate = self.seconds / max(step_seconds, 1e-6)
+            if self.steps is not None:
+                estimate = min(estimate, self.steps)
+            state.warmup = max(1, min(round(self.schedule.warmup * estimate), 2000))
+
+    def resolved(self, state: State) -> ScheduleConfig:
+        """The schedule with its warm-up in steps where that was measured."""
+        if state.warmup is None:
+            return self.schedule
+        return self.schedule.model_copy(update={"warmup": float(state.warmup)})
+
+    def scale(self, state: State, step: int) -> float:
+        """Share of the peak learning rate at a step: a pure function of (step, horizon)."""
+        schedule = self.resolved(state)
+        total = state.horizon
+        if total is None and schedule.name in ("cosine", "linear"):
+            # the first few steps of a run by the clock: all within the warm-up or at the peak
+            schedule = schedule.model_copy(update={"name": "constant"})
+        return scale(schedule, step, total)
+
+    def estimate(self, state: State) -> float:
+        """Steps the whole run will have, as far as is known now."""
+        if state.horizon is not None:
+            return float(state.horizon)
+        limit = math.inf if self.steps is None else float(self.steps)
+        if self.seconds is None:
+            return limit
+        return min(limit, state.step + max(0.0, MARGIN * self.seconds - state.seconds) / self.pace(state))
+
+    def pace(self, state: State) -> float:
+        """Seconds a step, first steps (compiling, cold caches) left out."""
+        timed = state.step - state.startup_steps
+        if timed < 1:
+            return max(state.choices.step_seconds, state.startup_seconds / max(1, state.startup_steps), 1e-6)
+        return max((state.seconds - state.startup_seconds) / timed, 1e-6)
+
+    def update(self, state: State) -> bool:
+        """After a step: fix the horizon where it is time to. Returns whether it did."""
+        if state.horizon is not None or self.seconds is None or self.schedule.name == "constant":
+            return False
+        whole = max(state.step + 1, round(self.estimate(state)))
+        if self.schedule.name == "wsd":
+            cooldown = span(self.schedule.cooldown, whole, "cooldown")
+            if whole - state.step > cooldown or cooldown == 0:
+                return False
+        elif state.step < TIMED:
+            return False
+        state.horizon = whole
+        return True
+
+    def over(self, state: State) -> bool:
+        """Whether the run has reached its end."""
+        ends = [
+            n
+            for n in (self.steps, state.horizon if self.schedule.name != "constant" else None)
+            if n is not None
+        ]
+        if ends and state.step >= min(ends):
+            return True
+        return self.seconds is not None and state.seconds >= self.seconds
+
+    def progress(self, state: State) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        shares = []
+        if self.steps is not None:
+            shares.append(state.step / self.steps)
+        if self.seconds is not None:
+            shares.append(state.seconds / self.seconds)
+        if state.horizon is not None:
+            shares.append(state.step / state.horizon)
+        return min(1.0, max(shares, default=0.0))

@@ -1,0 +1,138 @@
+"""Evaluation inside the loop: validation loss, bits per byte, loss by source, and samples of what the model
+writes.
+
+It leaves no trace: random states, training mode and sharding are as before, and the averaged weights
+(`ema`) are in place only meanwhile. When it happens depends on steps, or on the clock where the budget is
+in minutes; training does not depend on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exnihilo.config import RunConfig
+from exnihilo.eval.loss import evaluate
+from exnihilo.infer import generate
+from exnihilo.objective.base import Objective
+from exnihilo.parallel import fsdp
+from exnihilo.parallel.compile import compiled
+from exnihilo.parallel.mesh import World
+from exnihilo.train.budget import Budget
+from exnihilo.train.checkpoint import name_of, write_text
+from exnihilo.train.ema import Ema
+from exnihilo.train.precision import DTYPES
+from exnihilo.train.state import State
+
+if TYPE_CHECKING:
+    from exnihilo.codec.base import Codec
+    from exnihilo.data.dataset import Dataset
+    from exnihilo.model.model import Model
+
+TIMES = 10  # evaluations a run, where eval.every does not say
+SHARE = 0.03  # of the run's tokens that one evaluation reads at most by default (about 1% of its time)
+FINAL_SHARE = 0.1  # the same for the last evaluation
+SAMPLE_TOKENS = 128
+SHOWN = 100  # characters of a sample that are said
+
+
+def default_tokens(total_tokens: float, context: int, share: float = SHARE) -> int:
+    """Validation tokens that cost a small share of a run of `total_tokens`."""
+    return max(16 * context, int(share * total_tokens))
+
+
+class Evaluator:
+    """Knows when to evaluate, and how."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: Path,
+        world: World,
+        model: Model,
+        objective: Objective,
+        codec: Codec,
+        dataset: Dataset | None,
+        ema: Ema | None,
+    ) -> None:
+        self.config, self.run, self.world = config, run, world
+        self.model, self.objective, self.codec, self.dataset, self.ema = model, objective, codec, dataset, ema
+
+    def due(self, state: State, budget: Budget) -> bool:
+        """Whether to evaluate now, between two steps; never twice at one step."""
+        if state.evaluated == state.step:
+            return False
+        if state.step == 0 or budget.over(state):
+            return True
+        if self.config.eval.every is not None:
+            return state.step % self.config.eval.every == 0
+        if budget.seconds is not None:
+            return state.seconds >= (state.evals + 1) * budget.seconds / TIMES
+        assert budget.steps is not None
+        return state.step % max(1, budget.steps // TIMES) == 0
+
+    def measure(self, state: State, max_tokens: int | None) -> dict[str, float]:
+        """Figures of the validation split: "val_loss", "val_bpb", "val_loss@SOURCE", "val_tokens"; {}
+        without one."""
+        if self.dataset is None:
+            return {}
+        with self._quiet():
+            found = evaluate(
+                self.model,
+                self.objective,
+                self.dataset,
+                device=self.world.device,
+                dtype=DTYPES[state.choices.dtype],
+                micro_rows=state.choices.micro_rows,
+                max_tokens=max_tokens,
+                token_bytes=self.codec.token_bytes(),
+                rank=self.world.rank,
+                world=self.world.size,
+            )
+        return {f"val_{key}": float(value) for key, value in found.items()}
+
+    def write_samples(self, state: State) -> str:
+        """Texts that the model writes now, to ``RUN/samples/step-N.txt``; returns how the first begins."""
+        count = self.config.eval.samples
+        if not count or "tokens" not in self.objective.heads or self.objective.attention.value != "causal":
+            return ""
+        with self._quiet():
+            found = generate(
+                self.model,
+                self.codec,
+                [self.config.eval.prompt] * count,
+                max_new_tokens=SAMPLE_TOKENS,
+                temperature=0.8,
+                seed=self.config.seed,
+            )
+        texts = [self.config.eval.prompt + g.text for g in found]
+        if self.world.main:
+            path = self.run / "samples" / f"{name_of(state.step)}.txt"
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, "\n\n---\n\n".join(texts) + "\n")
+        first = " ".join(texts[0].split())
+        return first[:SHOWN] + ("…" if len(first) > SHOWN else "")
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Eager (other shapes would compile anew), averaged weights, no random state or sharding left
+        changed."""
+        devices: list[Any] = [self.world.device] if self.world.device.type == "cuda" else []
+        training = self.model.training
+        fsdp.reshard(self.model)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=devices, device_type="cuda"))
+            if self.ema is not None:
+                stack.enter_context(self.ema.applied())
+            if compiled(self.model):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train(training)
+                fsdp.reshard(self.model)

@@ -1,0 +1,440 @@
+"""The loop: one for every training type.
+
+A step: the counts of all micro-batches and workers are added up *before* the first backward, so that each
+micro-batch's loss is divided by the global count and gradients are sums; the guard judges before the
+update; then the optimiser acts, at a learning rate that is a pure function of the step. Objectives'
+``term@slice`` keys are reported, never trained on.
+
+Everything random in a step is seeded from (seed, step, worker), so a run that was cut needs a step number
+to go on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from exnihilo import log
+from exnihilo.config import RunConfig
+from exnihilo.errors import TrainError
+from exnihilo.objective.base import Objective
+from exnihilo.optim import clip
+from exnihilo.parallel import fsdp
+from exnihilo.parallel.mesh import World
+from exnihilo.train import guard as guarding
+from exnihilo.train import precision
+from exnihilo.train.batches import Batches, Micro, Step
+from exnihilo.train.budget import Budget
+from exnihilo.train.ema import Ema
+from exnihilo.train.evaluation import FINAL_SHARE, Evaluator, default_tokens
+from exnihilo.train.metrics import Metrics
+from exnihilo.train.progress import Display
+from exnihilo.train.saving import Keeper
+from exnihilo.train.signals import Stop
+from exnihilo.train.state import State, step_seed
+
+if TYPE_CHECKING:
+    from exnihilo.model.model import Model
+
+
+@dataclass
+class Result:
+    """What a run came to.
+
+    Attributes:
+        run: its folder. step, tokens, seconds: what was done, over all resumes.
+        loss: of the last step, nats. val_loss, bpb: of the validation split; None without one.
+        interrupted: it was told to stop, has saved, and can be resumed.
+    """
+
+    run: Path
+    step: int
+    tokens: int
+    seconds: float
+    loss: float | None
+    val_loss: float | None
+    bpb: float | None
+    interrupted: bool
+
+
+@dataclass
+class Gradients:
+    """What the backward passes of a step came to, over all workers."""
+
+    loss: float
+    norm: float
+    terms: dict[str, float]  # mean of each term and slice
+
+
+def step_gradients(
+    model: Model,
+    objective: Objective,
+    micros: list[Micro],
+    world: World,
+    *,
+    dtype: str = "fp32",
+    mode: str = "fsdp",
+    scaler: precision.LossScale | None = None,
+    max_norm: float | None = None,
+) -> Gradients:
+    """Forward and backward of one step: leaves the gradient of the global mean in ``.grad``, clipped.
+
+    However the rows are cut into micro-batches and dealt to workers, the gradient is that of
+    Σ_k weight_k · (Σ sums_k / Σ counts_k) over all of them.
+
+    Raises:
+        TrainError: no micro-batch of any worker has anything to predict.
+    """
+    counts = world.sum(_added(objective.counts(m.batch) for m in micros if not m.filler))
+    trained = [k for k in counts if "@" not in k and counts[k] > 0]
+    if not trained:
+        raise TrainError(
+            "a step has nothing to predict: every target is ignored or padding",
+            expected="at least one target in a step",
+            next="check the data and the objective's columns, or raise batch.tokens",
+        )
+    scale = scaler.scale if scaler is not None else 1.0
+    totals: dict[str, Tensor] = {}
+    for number, micro in enumerate(micros):
+        fsdp.sync_on(model, number + 1 == len(micros))
+        batch = {k: v.to(world.device, non_blocking=True) for k, v in micro.batch.items()}
+        with precision.autocast(dtype, world.device):
+            sums = objective.sums(model, batch)
+        terms = [objective.weights.get(k, 1.0) / counts[k] * sums[k] for k in trained]
+        loss = torch.stack([t.float() for t in terms]).sum()
+        (loss * (0.0 if micro.filler else scale)).backward()
+        if not micro.filler:
+            for key, value in sums.items():
+                value = value.detach().double() if world.device.type != "mps" else value.detach()
+                totals[key] = totals[key] + value if key in totals else value
+    fsdp.reduce_gradients(model, world, mode)
+    params = [p for p in model.parameters() if p.requires_grad]
+    if scaler is not None:
+        scaler.unscale(p.grad for p in params if p.grad is not None)
+    norm = float(clip(params, max_norm))
+    sums_all = world.sum({k: float(v) for k, v in totals.items()})
+    means = {k: sums_all[k] / counts[k] for k in sums_all if counts.get(k)}
+    loss = math.fsum(objective.weights.get(k, 1.0) * means[k] for k in trained)
+    return Gradients(loss, norm, means)
+
+
+def _added(parts: Any) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for part in parts:
+        for key, value in part.items():
+            out[key] = out.get(key, 0.0) + float(value)
+    return out
+
+
+class Loop:
+    """Takes steps until the budget is spent or it is told to stop. All its memory is in `state` and the
+    tensors."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        world: World,
+        model: Model,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        state: State,
+        *,
+        batches: Batches,
+        budget: Budget,
+        evaluator: Evaluator,
+        keeper: Keeper,
+        metrics: Metrics,
+        display: Display,
+        ema: Ema | None,
+        flops_per_token: float,
+        peak_flops: float,
+        clock: float,
+    ) -> None:
+        self.config, self.world, self.model, self.objective = config, world, model, objective
+        self.optimizer, self.state, self.ema = optimizer, state, ema
+        self.batches, self.budget, self.evaluator, self.keeper = batches, budget, evaluator, keeper
+        self.metrics, self.display = metrics, display
+        self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
+        self.guard = guarding.Guard(config.guard)
+        self.scaler: precision.LossScale | None = None
+        if state.choices.dtype == "fp16":
+            saved = state.loss_scale
+            self.scaler = precision.LossScale.from_json(saved) if saved else precision.LossScale()
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.step_tokens = batches.rows_per_step * batches.dataset.context
+        self._before = state.seconds  # of earlier processes
+        self._clock = clock
+        self._started = False
+        self._stopping = False
+        self._smooth: float | None = None  # seconds a step, for display
+
+    # the run --------------------------------------------------------------------------------
+
+    def run(self, stop: Stop) -> bool:
+        """Train to the end; returns whether it was interrupted."""
+        self.model.train()
+        if self.state.step == 0 and self.state.evaluated < 0 and self.keeper.last is None:
+            self.keeper.save()  # so that a cut in the first minutes loses no measured choice
+        self._between(stop)
+        while not self.budget.over(self.state) and not self._stopping:
+            self._one()
+            self._tell_time(stop)
+            fixed = self.budget.update(self.state)
+            if fixed:
+                log.say(f"the run will have {self.state.horizon} steps, by this machine's pace")
+            self._between(stop, save=fixed)
+        if self._stopping:
+            self.keeper.save()
+            return True
+        self._final()
+        if self.keeper.last != self.state.step or self.keeper.dirty:
+            self.keeper.save()
+        return False
+
+    def _tell_time(self, stop: Stop) -> None:
+        """All workers take worker 0's clock, and stop if any of them is told to."""
+        told = self.world.gather([self._before + time.perf_counter() - self._clock, stop.asked])
+        self.state.seconds = max(self.state.seconds, told[0][0])
+        if any(t[1] for t in told) and not self._stopping:
+            self._stopping = True
+            log.say(f"stopping after step {self.state.step}: saving (Ctrl-C again leaves at once)")
+        if not self._started:
+            self._started = True
+            self.state.startup_seconds += self.state.seconds - self._before
+            self.state.startup_steps += 1
+
+    def _between(self, stop: Stop, save: bool = False) -> None:
+        """Between two steps: evaluate and save where due."""
+        better = False
+        if not self._stopping and self.evaluator.due(self.state, self.budget):
+            better = self._evaluate()
+        if self.state.guard.streak or self._stopping:
+            return  # not among bad steps: a rewind needs a checkpoint from before them
+        if save or better or self.keeper.due():
+            self.keeper.save()
+
+    # one step --------------------------------------------------------------------------------
+
+    def _one(self) -> None:
+        """One step: train, or leave its rows out, or skip it as bad."""
+        state, step = self.state, self.state.step
+        begun = time.perf_counter()
+        if step in state.guard.avoid:
+            self._done(step)
+            self._event("left_out", why="its rows were in or before a bad stretch")
+            return
+        data = self.batches.get(step)
+        torch.manual_seed(step_seed(self.config.seed, step, self.world.rank))
+        found = step_gradients(
+            self.model,
+            self.objective,
+            data.micros,
+            self.world,
+            dtype=state.choices.dtype,
+            mode=self.config.parallel.mode,
+            scaler=self.scaler,
+            max_norm=self.config.optim.clip,
+        )
+        if self.scaler is not None and self.scaler.overflowed(found.norm, found.loss):
+            self.scaler.update(False)
+            self._drop_gradients()
+            self._done(step)
+            self._event("loss_scale", scale=self.scaler.scale)
+            return
+        verdict = self.guard.judge(state.guard, found.loss, found.norm)
+        if not verdict.ok:
+            self._bad(data, found, verdict.why)
+            return
+        share = self.budget.scale(state, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * share
+        self.optimizer.step()
+        self._drop_gradients()
+        if self.ema is not None:
+            self.ema.update()
+        if self.scaler is not None:
+            self.scaler.update(True)
+        self.guard.good(state.guard, found.loss)
+        state.loss = found.loss
+        self._done(step)
+        self._report(found, time.perf_counter() - begun)
+
+    def _done(self, step: int) -> None:
+        self.state.step = step + 1
+        self.state.tokens += self.step_tokens
+        self.keeper.dirty = True
+
+    def _drop_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _report(self, found: Gradients, seconds: float) -> None:
+        self._smooth = seconds if self._smooth is None else 0.9 * self._smooth + 0.1 * seconds
+        speed = self.step_tokens / seconds
+        mfu = speed * self.flops_per_token / (self.peak_flops * self.world.size)
+        names = self.batches.dataset.source_names
+        row = self.metrics.write(
+            "train",
+            self.state.step,
+            {
+                "loss": found.loss,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "grad_norm": found.norm,
+                "tokens": self.state.tokens,
+                "seconds": round(self._before + time.perf_counter() - self._clock, 3),
+                "tokens_per_s": round(speed, 1),
+                "mfu": round(mfu, 4),
+                "epoch": round(self.batches.order.epoch(self.state.step, self.batches.rows_per_step), 4),
+                **named(found.terms, names, self.objective),
+            },
+        )
+        shown = {**row, "tokens_per_s": self.step_tokens / self._smooth}
+        shown["mfu"] = shown["tokens_per_s"] * self.flops_per_token / (self.peak_flops * self.world.size)
+        total = self.budget.estimate(self.state)
+        left = max(0.0, total - self.state.step) * self._smooth
+        self.display.train(shown, self.budget.progress(self.state), total, left)
+
+    # bad steps --------------------------------------------------------------------------------
+
+    def _bad(self, data: Step, found: Gradients, why: str) -> None:
+        """Skip a step; after too many in a row go back to the last good checkpoint."""
+        state, step = self.state, self.state.step
+        self._drop_gradients()
+        culprits = self._culprits(data)
+        self.keeper.record({"event": "skip", "step": step, "why": why, "rows": culprits})
+        rewind = self.guard.bad(state.guard, step)
+        log.warn(f"step {step} is skipped: {why}; {guarding.describe(culprits)}")
+        self._done(step)
+        self._event("skip", why=why, rows=culprits, loss=found.loss, grad_norm=found.norm)
+        if rewind:
+            self._rewind(why, culprits)
+
+    def _culprits(self, data: Step) -> list[dict[str, Any]]:
+        """The documents of the worst rows of a step, of all workers."""
+        row_losses = getattr(self.objective, "row_losses", None)
+        if row_losses is None:
+            return []
+        mine: list[tuple[int, float]] = []
+        at = 0
+        with torch.no_grad():
+            for micro in data.micros:
+                batch = {k: v.to(self.world.device) for k, v in micro.batch.items()}
+                with precision.autocast(self.state.choices.dtype, self.world.device):
+                    losses = row_losses(self.model, batch).tolist()
+                if not micro.filler:
+                    mine += [(int(r), float(x)) for r, x in zip(data.rows[at:], losses, strict=False)]
+                    at += len(losses)
+        fsdp.reshard(self.model)
+        told = self.world.gather([[r, x if math.isfinite(x) else None] for r, x in mine])
+        every = [(int(r), math.inf if x is None else float(x)) for part in told for r, x in part]
+        return guarding.offenders(self.batches.dataset, every)
+
+    def _rewind(self, why: str, culprits: list[dict[str, Any]]) -> None:
+        memory = self.state.guard
+        last = memory.streak[-1]
+        if not self.guard.may_rewind(memory):
+            raise TrainError(
+                f"{len(memory.streak)} bad steps in a row up to step {last}, after {memory.rewinds} rewinds: "
+                + why,
+                expected="a run that stays finite",
+                next=f"lower optim.lr, or look at the data: {guarding.describe(culprits)} "
+                f"(all of them: {self.keeper.run / 'guard.json'})",
+            )
+        avoid = self.guard.avoid(memory)
+        kept = (memory.rewinds + 1, memory.skipped, self.state.seconds, self.state.evals)
+        came_from = self.state.step
+        back = self.keeper.rewind(before=memory.streak[0], wish=avoid[0])
+        self.state.guard.avoid = avoid
+        self.state.guard.rewinds, self.state.guard.skipped, self.state.seconds, self.state.evals = kept
+        log.warn(
+            f"{self.config.guard.max_skips} bad steps in a row: back from step {came_from} to step {back}"
+        )
+        self.keeper.record({"event": "rewind", "step": came_from, "to": back, "why": why, "left_out": avoid})
+        self._event("rewind", why=why, came_from=came_from, left_out=avoid)
+
+    def _event(self, name: str, **values: Any) -> None:
+        self.metrics.write("event", self.state.step, {"event": name, **values})
+
+    # evaluation --------------------------------------------------------------------------------
+
+    def _evaluate(self) -> bool:
+        """Evaluate now; returns whether the checkpoint of this step is to be kept as the best."""
+        state = self.state
+        figures = self.evaluator.measure(state, state.choices.eval_tokens)
+        sample = self.evaluator.write_samples(state)
+        if state.step > 0:
+            state.evals += 1
+        state.evaluated = state.step
+        self.keeper.dirty = True
+        writes = f"; it writes: {sample}" if sample else ""
+        if not figures:
+            if sample:
+                log.say(f"step {state.step}{writes}")
+            return False
+        self.metrics.write("eval", state.step, {"tokens": state.tokens, "seconds": state.seconds, **figures})
+        bits = f", {figures['val_bpb']:.4f} bits a byte" if "val_bpb" in figures else ""
+        log.say(f"step {state.step}: validation loss {figures['val_loss']:.4f}{bits}{writes}")
+        state.last_val = figures
+        if not (self.config.checkpoint.best and math.isfinite(figures["val_loss"])):
+            return False
+        if state.best is None or figures["val_loss"] < state.best["val_loss"]:
+            state.best = {"step": state.step, "val_loss": figures["val_loss"]}
+            return state.step > 0
+        return False
+
+    def _final(self) -> None:
+        """The last figures, over more of the validation split than those on the way."""
+        state, dataset = self.state, self.evaluator.dataset
+        if dataset is None or state.choices.eval_tokens is None or self.config.eval.tokens is not None:
+            return
+        if state.last_val and state.last_val.get("final"):
+            return
+        most = default_tokens(state.tokens, dataset.context, FINAL_SHARE)
+        figures = self.evaluator.measure(state, None if dataset.tokens <= most else most)
+        self.metrics.write(
+            "eval", state.step, {"tokens": state.tokens, "seconds": state.seconds, "final": True, **figures}
+        )
+        log.say(f"final validation loss {figures['val_loss']:.4f} over {figures['val_tokens']:,.0f} tokens")
+        state.last_val = {**figures, "final": 1.0}
+        self.keeper.dirty = True
+
+    def result(self, run: Path, interrupted: bool) -> Result:
+        """What the run came to so far."""
+        state, val = self.state, self.state.last_val or {}
+        return Result(
+            run,
+            state.step,
+            state.tokens,
+            state.seconds,
+            state.loss,
+            val.get("val_loss"),
+            val.get("val_bpb"),
+            interrupted,
+        )
+
+
+def named(terms: Mapping[str, float], sources: tuple[str, ...], objective: Objective) -> dict[str, float]:
+    """Terms and slices under names for people: ``nll@0`` becomes ``loss@books`` where there is one term.
+
+    >>> from exnihilo.objective.registry import create
+    >>> named({"nll": 2.0, "nll@1": 3.0}, ("books", "code"), create("causal_lm"))
+    {'loss@code': 3.0}
+    """
+    plain = [k for k in terms if "@" not in k]
+    out: dict[str, float] = {}
+    for key, value in terms.items():
+        term, at, part = key.partition("@")
+        shown = "loss" if len(plain) == 1 else term
+        if at:
+            out[f"{shown}@{sources[int(part)] if part.isdigit() and int(part) < len(sources) else part}"] = (
+                value
+            )
+        elif len(plain) > 1:
+            out[key] = value
+    return out
