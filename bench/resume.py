@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.numpy import load_file
@@ -93,28 +94,49 @@ def finish(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def trial(folder: Path, data: Path, moments: list[tuple[float, bool]]) -> list[dict[str, object]]:
-    """Train with a SIGKILL after each of these seconds, or at the next save after it; returns what each cut hit."""
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: some seconds after the run has written a number of metrics rows (so that it does not depend on
+    how busy the machine is), or at the next save after that."""
+
+    rows: int
+    seconds: float
+    at_save: bool
+
+
+def trial(folder: Path, data: Path, moments: list[Moment]) -> list[dict[str, object]]:
+    """Train with a SIGKILL at each of these moments, then to the end; returns what each cut hit."""
     cuts: list[dict[str, object]] = []
-    for moment, aim in moments:
+    for moment in moments:
         child = start(folder, data, resume=(folder / "config.toml").exists())
-        end = time.monotonic() + moment
-        done = False
-        while not done and (time.monotonic() < end or (aim and not saving(folder))):
+        done, end = False, None
+        while not done:
             done = os.waitpid(child, os.WNOHANG) != (0, 0)
+            if end is None and written(folder) >= moment.rows:
+                end = time.monotonic() + moment.seconds
+            if end is not None and time.monotonic() >= end and (saving(folder) or not moment.at_save):
+                break
             time.sleep(0.0002)
         if done:
             break
         os.kill(child, signal.SIGKILL)
         finish(child)
-        if not (folder / "config.toml").exists():  # cut in preparation: nothing to resume yet
-            shutil.rmtree(folder, ignore_errors=True)
         step = max((r["step"] for r in rows(folder / "metrics.jsonl")), default=None)
-        cuts.append({"seconds": round(moment, 3), "step": step, "saving": saving(folder)})
+        cuts.append({"step": step, "seconds after": round(moment.seconds, 4), "saving": saving(folder)})
+        if not (folder / "config.toml").exists():  # cut in preparation: there is nothing to resume yet
+            shutil.rmtree(folder, ignore_errors=True)
     code = finish(start(folder, data, resume=(folder / "config.toml").exists()))
     if code:
         raise SystemExit(f"a resumed run ended with {code}")
     return cuts
+
+
+def written(folder: Path) -> int:
+    """Metrics rows that are on disk."""
+    try:
+        return (folder / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
 
 
 def saving(folder: Path) -> bool:
@@ -134,6 +156,9 @@ def differences(a: Path, b: Path) -> list[str]:
         if x.keys() != y.keys():
             found.append(f"{stem}: names")
         found += [f"{stem}: {k}" for k in x.keys() & y.keys() if x[k].tobytes() != y[k].tobytes()]
+    name = "model.safetensors"
+    if (a / name).read_bytes() != (b / name).read_bytes():
+        found.append(name)
     keys = ("kind", "step", "loss", "lr", "grad_norm", "val_loss")
     told = [[{k: r.get(k) for k in keys} for r in rows(f / "metrics.jsonl")] for f in (a, b)]
     if told[0] != told[1]:
@@ -165,7 +190,10 @@ def main() -> int:
         for number in range(arguments.trials):
             run = base / f"cut-{number}"
             count = draw.choice((1, 1, 2))
-            moments = [(draw.uniform(0.02, length), draw.random() < 0.4) for _ in range(count)]
+            moments = [
+                Moment(draw.randint(0, STEPS), draw.uniform(0, 2 * length / STEPS), draw.random() < 0.4)
+                for _ in range(count)
+            ]
             cuts = trial(run, data, moments)
             wrong = differences(base / "whole", run)
             equal += not wrong

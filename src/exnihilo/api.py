@@ -273,7 +273,6 @@ def tokenizer(
     path: PathLike | None = None,
     *,
     out: PathLike | None = None,
-    text: str | None = None,
     overrides: Sequence[str] = (),
     **settings: Any,
 ) -> Codec:

@@ -14,7 +14,7 @@ from exnihilo.config import CodecConfig
 
 TEXTS = [
     "The fox's den lay under the old oak; it wasn't far from the river, and the fox liked it that way.\n",
-    "On 12 May 1984 the miller counted 1,024 sacks. \"That's all?\" he asked.\r\n\r\n\tAll of them, said she.\n",
+    "On 12 May 1984 the miller counted 1,024 sacks. \"That's all?\" he asked.\r\n\r\n\tAll, said she.\n",
     "Καλημέρα κόσμε. Le cœur déçu mais l'âme plutôt naïve. 你好，世界！ Привет, мир.\n",
     "def f(x: int) -> int:\n    return x ** 2  # twice\n\n\nprint(f(3))\n",
     "the river and the fox and the miller and the sacks and the river again\n",
@@ -31,7 +31,8 @@ HARD = [
     "\U0001f469\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f1ea\U0001f1fa \U0001f3fd \U0010ffff",
     "你好，世界。日本語のテキスト、한국어 문장",
     "\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd \u0627\u0644\u0633\u0644\u0627\u0645",
-    "zero\u200bwidth\u200c\u200d\ufeff soft\u00adhyphen no\u00a0break \u3000wide\u2028line\u2029paragraph\x85nel",
+    "zero\u200bwidth\u200c\u200d\ufeff soft\u00adhyphen no\u00a0break",
+    "\u3000wide\u2028line\u2029paragraph\x85nel",
     "nul \x00 bell \x07 escape \x1b unit \x1f delete \x7f c1 \x9f",
     "\ufffd replacement, \ufffe non-character, \ue000 private",
     "<|pad|> <|bos|><|eos|> <|im_start|>user<|im_end|> [PAD][UNK] [CLS] [SEP] [MASK]",

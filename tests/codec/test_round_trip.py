@@ -1,4 +1,4 @@
-"""Text -> ids -> text: the same text for every Unicode string; ids are never special ones; streams give whole characters."""
+"""Text -> ids -> text: the same for every Unicode string, never a special id, streams in whole characters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from exnihilo.codec.base import _LONG, cut, scrub
 from exnihilo.codec.wordpiece import WordPiece
 from exnihilo.errors import CodecError
 
-fixed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-unicode = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)  # every code point that text can hold
+fixed = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+unicode = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 awkward = st.lists(
-    st.sampled_from(["<|eos|>", "[MASK]", "<0x41>", "'s", " ", "\n", "\r\n", "\t", "a", "é", "e\u0301", "1", "…", "你"])
+    st.sampled_from(
+        ["<|eos|>", "[MASK]", "<0x41>", "'s", " ", "\n", "\r\n", "\t", "a", "é", "e\u0301", "1", "…", "你"]
+    )
     | st.characters(exclude_categories=["Cs"]),
     max_size=30,
 ).map("".join)
@@ -69,7 +73,7 @@ def test_streams_join_to_the_text_in_whole_characters(any_codec: Codec, text: st
         assert not any("\ufffd" in piece for piece in pieces)  # no half of a character came out
 
 
-@given(st.lists(st.integers(0, 250), max_size=40))
+@given(st.lists(st.integers(0, 140), max_size=40))
 @fixed
 def test_streams_of_any_ids_join_to_their_text(any_codec: Codec, ids: list[int]):
     assert "".join(streamed(any_codec, ids)) == any_codec.decode(ids)
@@ -181,7 +185,7 @@ def test_wordpiece_case_and_accents(codecs: dict[str, Codec]):
     text = "Déçu, the FOX"
     assert codecs["wordpiece-lower"].decode(codecs["wordpiece-lower"].encode(text)) == "decu, the fox"
     kept = codecs["wordpiece"]
-    assert kept.decode(kept.encode("Déçu, the Fox")) == "Déçu, the Fox"
+    assert kept.decode(kept.encode("On May, déçu  naïve")) == "On May, déçu naïve"
     assert kept.encode("\u0416\u0416") == [kept.unk_id]  # a letter that the training text lacks
     assert (kept.pad_id, kept.unk_id, kept.bos_id, kept.eos_id, kept.mask_id) == (0, 1, 2, 3, 4)
     assert (kept.cls_id, kept.sep_id) == (2, 3)

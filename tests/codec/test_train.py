@@ -80,8 +80,8 @@ def test_only_the_sample_is_read():
     made = codec.train(CodecConfig(kind="chars", sample_mb=0.01), endless())
     assert isinstance(made, Chars) and len(taken) <= 11
     codec.train(CodecConfig(kind="bpe", sample_mb=0.01), endless())
-    late = codec.train(CodecConfig(kind="chars", sample_mb=0.1), ["a b " * 100_000 + "z"])  # one long text
-    assert len(late.encode("z")) == 1 and late.vocab_size == codec.train(CodecConfig(kind="chars"), ["a b "]).vocab_size
+    cut = codec.train(CodecConfig(kind="chars", sample_mb=0.1), ["a b " * 100_000 + "é"])  # one long text
+    assert len(cut.encode("é")) == 2  # not reached, so it is spelled in bytes
 
 
 def test_errors_of_the_texts_pass_through():
@@ -89,14 +89,15 @@ def test_errors_of_the_texts_pass_through():
         yield "abc"
         raise DataError("part.jsonl, line 7: no JSON")
 
-    for kind in KINDS:
+    for kind in ("bpe", "wordpiece", "chars"):  # bytes read no further than the first text
         with pytest.raises(DataError, match="line 7"):
             codec.train(CodecConfig(kind=kind), broken())
 
 
 def test_progress_is_told(texts):
     class Seen(Quiet):
-        total, log = 0.0, ()
+        total = 0.0
+        log: tuple[object, ...] = ()
 
         def start(self, what, total=None, unit=""):
             self.log += ((what, unit),)
@@ -134,7 +135,8 @@ def test_the_same_texts_give_the_same_codec_in_every_process():
     seen = set()
     for threads, hashes in (("1", "1"), ("2", "2"), ("4", "3")):
         env = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": hashes}
-        done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=True)
+        run = [sys.executable, "-c", SCRIPT]
+        done = subprocess.run(run, env=env, capture_output=True, text=True, check=True)
         seen.add(done.stdout)
     assert len(seen) == 1 and len(set(seen.pop().split())) == 4
 
@@ -147,7 +149,7 @@ def test_other_texts_give_another_hash(codecs, texts):
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
 def test_encoding_is_near_the_speed_of_the_library(kind, codecs, texts):
-    made, many = codecs[kind], [t * 4 for t in texts] * 300
+    made, many = codecs[kind], [t * 4 for t in texts] * 100
     ours, raw = [], []
     for _ in range(4):  # interleaved, the best of each: other work on the machine slows both
         began = time.perf_counter()

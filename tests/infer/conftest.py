@@ -19,9 +19,16 @@ Maker = Callable[..., Model]
 
 
 def _small(family: str, vocab: int = 97, context: int = 48, seed: int = 0) -> Model:
-    grouped = {} if family == "gpt2" else {"kv_heads": 2}
+    kv_heads = 4 if family == "gpt2" else 2
     config = ModelConfig(
-        family=family, depth=2, width=32, heads=4, mlp_width=48, vocab_size=vocab, context=context, **grouped
+        family=family,
+        depth=2,
+        width=32,
+        heads=4,
+        mlp_width=48,
+        vocab_size=vocab,
+        context=context,
+        kv_heads=kv_heads,
     )
     model = build(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)

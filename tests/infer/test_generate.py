@@ -26,17 +26,12 @@ def talker(make_model, bytes_codec) -> Model:
     "settings", [{"temperature": 0}, {}, {"temperature": 1.5, "top_k": 20, "top_p": 0.9, "min_p": 0.01}]
 )
 def test_a_batch_gives_what_one_at_a_time_gives(model, settings):
-    together = generate(model, None, PROMPTS, max_new_tokens=24, seed=11, **settings)
+    settings = {"max_new_tokens": 12, "seed": 11, **settings}
+    together = generate(model, None, PROMPTS, **settings)
     for number, prompt in enumerate(PROMPTS):
-        alone = generate(model, None, [prompt], max_new_tokens=24, seed=11, first=number, **settings)[0]
-        same(alone, together[number])
-    for rows in (1, 4):
-        for a, b in zip(
-            generate(model, None, PROMPTS, max_new_tokens=24, seed=11, rows=rows, **settings),
-            together,
-            strict=True,
-        ):
-            same(a, b)
+        same(generate(model, None, [prompt], first=number, **settings)[0], together[number])
+    for a, b in zip(generate(model, None, PROMPTS, rows=4, **settings), together, strict=True):
+        same(a, b)
 
 
 def same(a: Generation, b: Generation) -> None:
@@ -49,11 +44,11 @@ def test_rows_that_end_at_different_times_do_not_disturb_the_others(make_model):
     """Every id is an eos with probability: rows leave one after another, and the batch is compacted."""
     model = make_model("qwen3", context=48)
     eos = set(range(10))
-    together = generate(model, None, PROMPTS * 4, max_new_tokens=40, seed=2, eos=eos)
+    together = generate(model, None, PROMPTS * 2, max_new_tokens=30, seed=2, eos=eos)
     assert len({len(g.ids) for g in together}) > 3
     for number, g in enumerate(together):
         same(
-            generate(model, None, [(PROMPTS * 4)[number]], max_new_tokens=40, seed=2, eos=eos, first=number)[
+            generate(model, None, [(PROMPTS * 2)[number]], max_new_tokens=30, seed=2, eos=eos, first=number)[
                 0
             ],
             g,
@@ -83,10 +78,10 @@ def test_seeds_differ_and_repeat(model):
     assert len({tuple(ids) for ids in first}) > 4  # each request has its own numbers
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_stream_joins_to_the_text(talker, bytes_codec, seed):
     for stop in ((), ("a",), ("\n", "zz")):
-        options = {"max_new_tokens": 60, "seed": seed, "stop": stop}
+        options = {"max_new_tokens": 40, "seed": seed, "stop": stop}
         whole = generate(talker, bytes_codec, ["Once"], **options)[0]
         pieces, result = collect(stream(talker, bytes_codec, "Once", **options))
         assert "".join(pieces) == whole.text
@@ -184,8 +179,8 @@ def test_text_prompts_begin_with_bos(talker, bytes_codec):
 
 def test_limits(model):
     context = model.config.context
-    for length in (1, 10, context - 1):
-        for new in (1, 5, 1000):
+    for length in (30, context - 1):
+        for new in (1, 1000):
             g = generate(model, None, [[1] * length], max_new_tokens=new)[0]
             assert len(g.ids) == min(new, context - length)
             assert g.finish_reason == "length" and g.text == ""
@@ -246,14 +241,15 @@ def test_nothing_is_left_behind(model):
     model.train()
     model.trunk.blocks[0].eval()
     modes = [m.training for m in model.modules()]
-    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    states = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
     generate(model, None, PROMPTS, max_new_tokens=4)
     running = stream(model, None, [1, 2], max_new_tokens=4)
     next(running, None)
     running.close()
     assert [m.training for m in model.modules()] == modes
     assert torch.get_rng_state().equal(states[0])
-    assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
+    np.testing.assert_equal(np.random.get_state(legacy=False), states[1])
+    assert random.getstate() == states[2]
     assert all(p.grad is None for p in model.parameters())
     loss = model({"tokens": torch.tensor([[1, 2, 3]])}).sum()
     loss.backward()  # tables made while generating are of use in training

@@ -32,9 +32,9 @@ def test_bootstrap_covers_the_mean_as_often_as_it_says():
 
 def test_bootstrap_is_seeded_and_leaves_global_state():
     values = np.arange(50.0)
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state(legacy=False)
     assert bootstrap(values, seed=1) == bootstrap(values, seed=1) != bootstrap(values, seed=2)
-    assert np.array_equal(np.random.get_state()[1], before)
+    np.testing.assert_equal(np.random.get_state(legacy=False), before)
 
 
 def test_bad_values_are_refused():

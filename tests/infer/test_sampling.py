@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def theirs(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
         TopPLogitsWarper,
     )
 
-    ids = torch.zeros(len(scores), 1, dtype=torch.long)
+    ids: Any = torch.zeros(len(scores), 1, dtype=torch.long)
     scores = TemperatureLogitsWarper(float(sampling.temperature))(ids, scores)
     if sampling.top_k is not None:
         scores = TopKLogitsWarper(sampling.top_k)(ids, scores)
@@ -151,10 +152,10 @@ def test_uniforms_are_a_pure_function_of_seed_request_and_step():
 
 
 def test_global_random_state_is_not_touched():
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    before, numpy_before = torch.get_rng_state(), np.random.get_state(legacy=False)
     sample(logits(), Sampling(), torch.from_numpy(uniforms(0, 0, 4)))
     assert torch.get_rng_state().equal(before)
-    assert np.array_equal(np.random.get_state()[1], numpy_before)
+    np.testing.assert_equal(np.random.get_state(legacy=False), numpy_before)
 
 
 @pytest.mark.parametrize(

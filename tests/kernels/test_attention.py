@@ -16,7 +16,7 @@ from hypothesis import given, settings
 
 from exnihilo.kernels import attention as room
 from exnihilo.kernels.attention import Rule, attend, cached, plan, reference, visible
-from exnihilo.kernels.blocked import LENGTHS, causal_spans, spans
+from exnihilo.kernels.blocked import LENGTHS, spans
 
 H, G, d = 4, 2, 8
 
@@ -44,7 +44,7 @@ def _compare(inputs: list[torch.Tensor], rule: Rule, tolerance: float = 2e-6, **
     grad = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(9)).to(inputs[0].dtype)
     results = []
     for function in (reference, attend):
-        out = function(*inputs, rule, **kw)
+        out = function(inputs[0], inputs[1], inputs[2], rule, **kw)
         results.append((out, *torch.autograd.grad(out, inputs, grad)))
     for slow, fast in zip(*results, strict=True):
         assert torch.isfinite(fast).all()
@@ -123,7 +123,8 @@ def test_not_a_number_is_not_hidden() -> None:
     inputs[0][0, 0, 3] = math.nan
     doc_BT = torch.zeros(1, 128, dtype=torch.int32)
     doc_BT[0, 5:] = -1
-    out = attend(*inputs, plan(inputs[0].transpose(1, 2), doc_BT=doc_BT))  # type: ignore[call-arg]
+    q, k, v = inputs
+    out = attend(q, k, v, plan(q.transpose(1, 2), doc_BT=doc_BT))
     assert out[0, 0, 3].isnan().all() and torch.isfinite(out[0, 0, 4:]).all()
 
 
@@ -151,17 +152,13 @@ def test_spans_hold_all_that_is_seen_and_little_else() -> None:
             if high > low:
                 assert see[b, start:end, low].any() and see[b, start:end, high - 1].any()
         assert not (see[b] & ~touched).any()
-    causal = causal_spans(1, T)[0]
-    assert [(s.start, s.end, s.low, s.high) for s in causal] == [
-        (s.start, s.end, s.low, s.high) for s in spans(visible(T))[0]
-    ]
+    assert [(s.low, s.high) for s in spans(visible(T))[0]] == [(0, 64), (0, 128), (0, 192), (0, 200)]
 
 
 def test_blocked_gradient_in_double_precision() -> None:
     inputs = _qkv(1, 140, dtype=torch.float64)
     rule = plan(inputs[0].transpose(1, 2), doc_BT=_docs(1, 140, seed=3))
     _compare(inputs, rule, tolerance=1e-12)
-    _compare(inputs, plan(inputs[0].transpose(1, 2)), tolerance=1e-12)
 
 
 def test_flex_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +166,7 @@ def test_flex_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.nn.attention.flex_attention import flex_attention
 
     monkeypatch.setattr(room, "_compiled_flex", [flex_attention])
-    for group in (0, 1, (torch.arange(150) < 40).long().expand(2, 150)):
+    for group in (0, (torch.arange(150) < 40).long().expand(2, 150)):
         q, k, v = (t.detach() for t in _qkv(2, 150))
         doc_BT = _docs(2, 150)
         rule = plan(q.transpose(1, 2), group=group, doc_BT=doc_BT, flex=True)
@@ -189,12 +186,14 @@ def test_flex_with_dropout_falls_back_to_the_mask() -> None:
 
 
 def test_dropout_keeps_the_expectation() -> None:
-    q, k, v = (t.detach() for t in _qkv(1, 8))
+    q, k, v = (t.detach().expand(4000, *t.shape[1:]) for t in _qkv(1, 6))
     rule = plan(q.transpose(1, 2))
     torch.manual_seed(0)
+    exact = reference(q, k, v, rule)[0]
     for function in (attend, reference):
-        mean = torch.stack([function(q, k, v, rule, dropout=0.3) for _ in range(3000)]).mean(0)
-        assert (mean - reference(q, k, v, rule)).abs().max() < 0.12
+        out = function(q, k, v, rule, dropout=0.3)
+        error = out.std(0) / math.sqrt(4000)
+        assert ((out.mean(0) - exact).abs() <= 5 * error + 1e-6).all() and error.max() > 0.005
 
 
 def test_low_precision_masks_have_the_dtype_of_the_products() -> None:

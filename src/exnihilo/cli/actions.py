@@ -18,6 +18,10 @@ def out(arguments: Arguments, text: object = "", end: str = "\n") -> None:
     """A result, to standard output; to standard error where --json wants that for its object."""
     stream = sys.stderr if "json" in arguments.flags else sys.stdout
     if isinstance(text, str):
+        if stream.isatty():
+            from exnihilo.report.terminal import safe
+
+            text = safe(text)  # a model may write what steers a terminal
         print(text, end=end, file=stream, flush=True)
     else:  # a rich object: coloured where the terminal can
         from rich.console import Console
@@ -222,6 +226,14 @@ def compare(a: Arguments) -> Figures:
 
 
 def quickstart(a: Arguments) -> Figures:
-    from exnihilo import api
+    from pathlib import Path
 
-    return api.quickstart(force="force" in a.flags, **a.given("data", "minutes", "run", "seed", "device"))
+    from exnihilo.config_layers import parse_value
+    from exnihilo.quickstart.chain import start
+
+    given = a.given("data", "minutes", "run", "seed", "device")
+    if "run" in given:
+        given["run"] = Path(given["run"])
+    if "data" in given:
+        given["data"] = parse_value("data", given["data"])
+    return start(force="force" in a.flags, stream=sys.stderr if "json" in a.flags else sys.stdout, **given)

@@ -106,7 +106,7 @@ class Codec(ABC):
             raise CodecError(
                 "the tokenizer names no token that ends a text",
                 expected="eos_token (or sep_token) in tokenizer_config.json",
-                next="add it, or train a tokenizer: exnihilo tokenizer data=PATH",
+                next="add it, or train one: exnihilo tokenizer train data=PATH out=DIR",
             )
         self.eos_id: int = eos
         bos = ids.get("bos", self.cls_id)

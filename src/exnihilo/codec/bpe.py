@@ -22,9 +22,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from exnihilo.codec.base import DECODER_SPECIALS, ByteCodec
 from exnihilo.errors import ConfigError
 
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+PATTERN = (  # contractions are spelled out as llama.cpp has them: (?i:'s) would take a long s too
+    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 DECODER_ROLES = {"pad": "<|pad|>", "bos": "<|bos|>", "eos": "<|eos|>"}
 

@@ -68,11 +68,13 @@ def train(config: CodecConfig, texts: Iterable[str], progress: Progress | None =
             codec = Bytes.make()
             any(True for _ in sample)  # an empty corpus is an error here too
     except CodecError:
-        if sample.bytes:  # "no word in it" says less than "nothing in it"
+        if sample.bytes and sample.error is None:  # "no word in it" says less than "nothing in it"
             raise
         codec = None
     finally:
         progress.stop()
+    if sample.error is not None:
+        raise sample.error
     if codec is None or not sample.bytes:
         raise DataError(
             "the training text of the tokenizer is empty (0 bytes)",
@@ -83,13 +85,25 @@ def train(config: CodecConfig, texts: Iterable[str], progress: Progress | None =
 
 
 class _Sample:
-    """The texts up to a number of bytes, counted; long ones in parts, so that all cores read them."""
+    """The texts up to a number of bytes, counted; long ones in parts, so that all cores read them.
+
+    What goes wrong while reading is kept in `error`: `tokenizers` takes it for the end of the texts.
+    """
 
     def __init__(self, texts: Iterable[str], limit: int, progress: Progress) -> None:
         self._texts, self._limit, self._progress = texts, limit, progress
         self.bytes = 0
+        self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[str]:
+        try:
+            yield from self._parts()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.error = error
+
+    def _parts(self) -> Iterator[str]:
         for text in self._texts:
             text = scrub(text)
             if not text:
@@ -110,7 +124,7 @@ def load(folder: str | Path) -> Codec:
         CodecError: the folder or a file is missing, cut short, altered, or names tokens that are not there.
     """
     folder = Path(folder)
-    make = "train one: exnihilo tokenizer data=PATH out=DIR"
+    make = "train one: exnihilo tokenizer train data=PATH out=DIR"
     if not folder.is_dir():
         raise CodecError(
             f"{folder} is {'a file' if folder.exists() else 'not there'}",

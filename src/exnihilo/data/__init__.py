@@ -2,8 +2,9 @@
 
 from exnihilo.data.base import Encode, Example, Item
 from exnihilo.data.dataset import Dataset, DocRef
-from exnihilo.data.prepare import Splits, prepare, resolve_weights, texts
+from exnihilo.data.prepare import Splits, prepare, resolve_weights
 from exnihilo.data.report import DataReport, LeakReport, PackReport
+from exnihilo.data.sample import texts
 from exnihilo.data.sources import Source, open_sources, settle
 
 __all__ = [

@@ -1,13 +1,14 @@
 """The words the room speaks: examples, items, and the limits that keep memory flat.
 
-An *example* is what a source yields: roles to values, ``{"text": "Once upon a time ..."}``, plus where it came
-from: ``_file`` (the file's number in its source) and ``_index`` (its number in that file). A document of more than
-`SEGMENT` characters comes as several consecutive examples, its *parts*: ``_begin`` is False on all but the first,
-``_end`` is False on all but the last, both are absent from a document that comes whole. An objective that puts a
-mark at the beginning and the end of a document obeys them; the room joins the encoded parts into one item again.
+An *example* is what a source yields: roles to values, ``{"text": "Once upon a time ..."}``, plus where it
+came from: ``_file`` (the file's number in its source) and ``_index`` (its number in that file). A document of
+more than `SEGMENT` characters comes as several consecutive examples, its *parts*: ``_begin`` is False on all
+but the first, ``_end`` is False on all but the last, both are absent from a document that comes whole. An
+objective that puts a mark at the beginning and the end of a document obeys them; the room joins the encoded
+parts into one item again.
 
-An *item* is an encoded example: 1-D arrays are per-token columns, all as long as ``tokens``; numbers are per-item
-columns.
+An *item* is an encoded example: 1-D arrays are per-token columns, all as long as ``tokens``; numbers are
+per-item columns.
 """
 
 from __future__ import annotations

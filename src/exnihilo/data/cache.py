@@ -4,9 +4,9 @@
     with building(root / "prepared", key) as fresh:     # None: somebody has built it already
         if fresh: write files into fresh     # renamed to root/prepared/key when the block ends well
 
-A folder appears under its final name only when it is complete (write aside, fsync, rename), so a killed process
-leaves nothing half-written behind. A lock makes a second process wait for the first instead of doing the work
-twice; where locks are missing both do the work, and the first to finish wins.
+A folder appears under its final name only when it is complete (write aside, fsync, rename), so a killed
+process leaves nothing half-written behind. A lock makes a second process wait for the first instead of doing
+the work twice; where locks are missing both do the work, and the first to finish wins.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def read_json(path: Path) -> Any | None:
 def building(parent: Path, key: str) -> Iterator[Path | None]:
     """A private folder that becomes ``parent/key`` when the block ends without an error.
 
-    Yields None when ``parent/key`` is there: already, or since another process finished it while this one waited.
+    Yields None when ``parent/key`` is there: already, or since another process finished it while this one
+    waited.
     """
     target = parent / key
     if target.is_dir():

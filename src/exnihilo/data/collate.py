@@ -1,6 +1,10 @@
 """Pieces of documents -> the columns of a batch.
 
-Used by the dataset: ``rows([plan.pieces(r) for r in ids], fetch, row=plan.row, pad_id=0)``.
+`rows` is for items in memory (`Dataset.batch` has its own way to the same columns, straight from its shards),
+`simplify` for what either gives::
+
+    rows([plan.pieces(r) for r in ids], fetch, row=plan.row, pad_id=0)
+    simplify(dataset.batch(ids))
 
 Key: B rows, T+1 tokens a row. Every batch has
 
@@ -43,8 +47,7 @@ def rows(
         The columns above.
 
     Raises:
-        ValueError: the pieces of a row are longer than the row, or `fetch` gave another length than was
-            asked for.
+        ValueError: the pieces of a row are longer than the row, or `fetch` gave another length.
 
     Example:
         >>> text = np.arange(10, 20)

@@ -138,8 +138,10 @@ class Dataset:
         )
 
     def order(self, seed: int | None = None) -> Order:
-        """The order of rows over a run: by weights where the sources are mixed, else each row once an epoch."""
-        return Order(self.source_rows, self.weights if self.mixed else None, self.seed if seed is None else seed)
+        """The order of rows: by weights where the sources are mixed, else each row once an epoch."""
+        return Order(
+            self.source_rows, self.weights if self.mixed else None, self.seed if seed is None else seed
+        )
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of some rows.
@@ -148,9 +150,9 @@ class Dataset:
             rows: global row ids, integers (B,).
 
         Returns:
-            tokens int64 (B, T+1), `pad_id` at padding; doc int32 (B, T+1), 0, 1, 2 ... within the row, -1 at padding;
-            pos int64 (B, T+1), from 0 in each piece of a document; source int64 (B,); and the items' further
-            columns (B, T+1), 0 at padding, where a number of an item stands at each of its tokens.
+            tokens int64 (B, T+1), `pad_id` at padding; doc int32 (B, T+1), 0, 1, 2 ... within the row, -1 at
+            padding; pos int64 (B, T+1), from 0 in each piece of a document; source int64 (B,); and the items'
+            further columns (B, T+1), 0 at padding, where a number of an item stands at each of its tokens.
 
         Raises:
             IndexError: a row that there is not.

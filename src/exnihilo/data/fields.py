@@ -2,9 +2,9 @@
 
     mapping = detect(records, roles=("text",), given={})        # {"text": "story"}
 
-A column is taken for a role by its name (`NAMES`, in order of preference). For the role ``text``, where no name is
-known, the column of strings that is longest on average is taken. ``data.sources=[{path=..., fields={text="body"}}]``
-sets it.
+A column is taken for a role by its name (`NAMES`, in order of preference). For the role ``text``, where no
+name is known, the column of strings that is longest on average is taken.
+``data.sources=[{path="...", fields={text="body"}}]`` sets it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from exnihilo.errors import DataError, nearest
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "text": (
-        *("text", "content", "body", "story", "document", "doc", "article", "passage", "raw_content", "page"),
-        *("markdown", "code", "raw_text", "full_text", "abstract", "sentence", "review", "poem", "completion"),
+        *("text", "content", "body", "story", "document", "doc", "article", "passage", "raw_content"),
+        *("page", "markdown", "code", "raw_text", "full_text", "abstract", "sentence", "review", "poem"),
     ),
 }
 """Role -> names of columns that are taken for it, the likeliest first; compared without regard to case."""

@@ -2,12 +2,12 @@
 
     found = find("books/")          # Files: root, paths, names, skipped, code
 
-A folder or a glob is listed in the order of the files' relative paths, so that the same files give the same order on
-every machine. Hidden files and folders are left out. What cannot be text is skipped and counted by its reason; a
-file that was named alone is refused instead.
+A folder or a glob is listed in the order of the files' relative paths, so that the same files give the same
+order on every machine. Hidden files and folders are left out. What cannot be text is skipped and counted by
+its reason; a file that was named alone is refused instead.
 
-A folder is *source code* where files of code outnumber files of records: then every text file in it is read as
-plain text, .json too. Beside files of records, a README, a licence and the like are no documents.
+A folder is *source code* where files of code outnumber files of records: then every text file in it is read
+as plain text, .json too. Beside files of records, a README, a licence and the like are no documents.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from exnihilo.data.text import binary, blocks, is_binary, plain_suffix
 from exnihilo.errors import DataError, nearest
 
 CODE = frozenset(
-    ".py .pyi .js .jsx .mjs .ts .tsx .c .h .cc .cpp .cxx .hpp .hh .cs .java .kt .scala .go .rs .rb .php .swift .m .mm "
-    ".r .jl .lua .pl .pm .sh .bash .zsh .ps1 .bat .sql .hs .ml .mli .ex .exs .erl .clj .lisp .el .scm .f90 .f .pas .vb "
-    ".dart .zig .nim .v .vhd .sv .asm .s .cu .glsl .hlsl .css .scss .html .vue .svelte .cmake .gradle .proto .tf".split()
+    """
+    .py .pyi .js .jsx .mjs .ts .tsx .c .h .cc .cpp .cxx .hpp .hh .cs .java .kt .scala .go .rs .rb
+    .php .swift .m .mm .r .jl .lua .pl .pm .sh .bash .zsh .ps1 .bat .sql .hs .ml .mli .ex .exs .erl
+    .clj .lisp .el .scm .f90 .f .pas .vb .dart .zig .nim .v .vhd .sv .asm .s .cu .glsl .hlsl .css
+    .scss .vue .svelte .cmake .gradle .proto .tf
+    """.split()
 )
 _FOLDERS = {"__pycache__", "node_modules"}
 _NOTES = ("readme", "license", "licence", "notice", "changelog", "contributing", "citation", "dataset_infos")
@@ -70,11 +73,15 @@ def find(path: str, *, encoding: str = "utf-8") -> Files:
         hits = [Path(p) for p in glob.glob(str(root), recursive=True)]
         files = {p for h in hits for p in ([h] if h.is_file() else _walk(h) if h.is_dir() else [])}
         if not files:
-            raise DataError(f"nothing matches {path}", expected="a glob that matches files", next="check data=GLOB")
+            raise DataError(
+                f"nothing matches {path}", expected="a glob that matches files", next="check data=GLOB"
+            )
         base = Path(os.path.commonpath([p.parent for p in files]))
         return _choose(path, [(p, p.relative_to(base).as_posix()) for p in files], encoding)
     if root.exists():
-        raise DataError(f"{path} is neither a file nor a folder", expected="a file, folder or glob", next="data=PATH")
+        raise DataError(
+            f"{path} is neither a file nor a folder", expected="a file, folder or glob", next="data=PATH"
+        )
     hint = ""
     if root.parent.is_dir() and (near := [p.name for p in root.parent.iterdir()]):
         hint = nearest(root.name, near)
@@ -95,7 +102,9 @@ def _walk(root: Path) -> Iterator[Path]:
 def _single(path: Path, encoding: str) -> Files:
     try:
         if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty (0 bytes)", expected="a file with text in it", next="check data=PATH")
+            raise DataError(
+                f"{path} is empty (0 bytes)", expected="a file with text in it", next="check data=PATH"
+            )
         if plain_suffix(path) != ".parquet" and _reason(path, encoding, strict=False):
             raise binary(path)
     except OSError as error:
@@ -106,7 +115,9 @@ def _single(path: Path, encoding: str) -> Files:
 def _choose(given: str, found: list[tuple[Path, str]], encoding: str) -> Files:
     found = sorted(found, key=lambda pair: pair[1])
     if not found:
-        raise DataError(f"{given} is an empty folder", expected="a folder with files of text", next="check data=PATH")
+        raise DataError(
+            f"{given} is an empty folder", expected="a folder with files of text", next="check data=PATH"
+        )
     code_files = sum(plain_suffix(p) in CODE for p, _ in found)
     table_files = sum(plain_suffix(p) in tables.SUFFIXES for p, _ in found)
     code = code_files > table_files
@@ -139,7 +150,7 @@ def _choose(given: str, found: list[tuple[Path, str]], encoding: str) -> Files:
 
 
 def _reason(path: Path, encoding: str, *, strict: bool) -> str:
-    """Why a file is not to be read as text; empty where it is. `strict`: its beginning must be in the encoding."""
+    """Why a file is not to be read as text; empty where it is. `strict`: it must be in the encoding."""
     try:
         head = next(blocks(path, _SNIFF), b"")[:_SNIFF]
     except DataError:

@@ -1,6 +1,7 @@
 """Does the validation split hold what is trained on? Exact copies by hash, near-copies by sampled windows.
 
-Reads the hashes that preparation has written, in blocks, so it takes little memory; the answer is kept in the cache.
+Reads the hashes that preparation has written, in blocks, so it takes little memory; the answer is kept in the
+cache.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     build(source, plan, encode, folder, workers=2, progress=progress)
 
-The calling thread reads ahead and writes in order; `workers` threads hash and encode batches of about a megabyte.
-(Encoding leaves Python's lock to the others while it runs in compiled code, which is where the time goes; a process
-pool would copy every text and every id across.) At any time a few batches are in memory, whatever the corpus's size.
+The calling thread reads ahead and writes in order; `workers` threads hash and encode batches of about a
+megabyte. (Encoding leaves Python's lock to the others while it runs in compiled code, which is where the time
+goes; a process pool would copy every text and every id across.) At any time a few batches are in memory,
+whatever the corpus's size.
 
 The folder holds, for each split that the source has, arrays ``train.NAME`` or ``val.NAME``:
 
@@ -27,11 +28,11 @@ from typing import Any
 import numpy as np
 
 from exnihilo import log
-from exnihilo.data.base import Encode, Example, Item, begins
+from exnihilo.data.base import TEXT, Encode, Example, Item, begins
 from exnihilo.data.shards import ArrayWriter
 from exnihilo.data.shingles import shingles
 from exnihilo.data.sources import Source
-from exnihilo.data.split import SIDES, TRAIN, SplitPlan, document_hash
+from exnihilo.data.split import SIDES, TRAIN, SplitPlan, document_hash, text_hash, utf8
 from exnihilo.errors import DataError
 
 BATCH_CHARACTERS = 1 << 20
@@ -80,23 +81,27 @@ def _batches(pairs: Iterable[tuple[Example, int | None]]) -> Iterator[_Batch]:
         yield _Batch(examples, sides)
 
 
-def _work(batch: _Batch, encode: Encode, plan: SplitPlan) -> _Batch:
+def is_plain(source: Source) -> bool:
+    """Whether the source's examples are text and nothing else."""
+    return source.roles == TEXT and set(source.fields) <= set(TEXT)
+
+
+def _work(batch: _Batch, encode: Encode, plan: SplitPlan, plain: bool) -> _Batch:
     """What a worker does with a batch: pure, so that batches may be worked on in any order."""
     bodies: list[bytes] = []
     for i, example in enumerate(batch.examples):
         text = example.get("text")
         text = text if isinstance(text, str) else ""
-        try:
-            bodies.append(text.encode())
-        except UnicodeEncodeError:  # half of a surrogate pair, from an escape in JSON: no UTF-8 has it
-            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-            batch.examples[i] = {**example, "text": text}
-            bodies.append(text.encode())
+        bodies.append(utf8(text))
+        if not text.isascii() and bodies[-1].decode() != text:
+            batch.examples[i] = {**example, "text": bodies[-1].decode()}
             batch.repaired += 1
-    hashes = [document_hash(e) for e in batch.examples]
+    hashes = [text_hash(b) for b in bodies] if plain else [document_hash(e) for e in batch.examples]
     batch.hashes = np.array(hashes, np.uint64)
     if plan.mode != "tail":
-        batch.sides = [plan.side(h) if begins(e) else None for h, e in zip(hashes, batch.examples, strict=True)]
+        batch.sides = [
+            plan.side(h) if begins(e) else None for h, e in zip(hashes, batch.examples, strict=True)
+        ]
     batch.sizes = [len(b) for b in bodies]
     batch.previews = [b[:PREVIEW] for b in bodies]
     batch.shingles = shingles(bodies)
@@ -216,6 +221,7 @@ def build(
     began = time.perf_counter()
     writers = [_SideWriter(writer, side) for side in sides]
     repaired, side = 0, TRAIN
+    plain = is_plain(source)
     pending: deque[Future[_Batch]] = deque()
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="encode")
 
@@ -233,7 +239,7 @@ def build(
 
     try:
         for batch in _batches(plan.assign(source.examples())):
-            pending.append(pool.submit(_work, batch, encode, plan))
+            pending.append(pool.submit(_work, batch, encode, plan, plain))
             if len(pending) > workers + 1:
                 write(pending.popleft().result())
         while pending:
@@ -252,5 +258,3 @@ def build(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         writer.abort()
-
-

@@ -3,8 +3,8 @@
     splits = prepare(config, None, encode=encode, key=key, context=256, seed=0)
     splits.train, splits.val, splits.report
 
-Each source is prepared once for each (content, settings, encoding) and packed once for each context; both are found
-again by a key made from content alone, never from names or times.
+Each source is prepared once for each (content, settings, encoding) and packed once for each context; both are
+found again by a key made from content alone, never from names or times.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,15 +22,13 @@ from exnihilo import log
 from exnihilo.config import DataConfig
 from exnihilo.data import cache as cached
 from exnihilo.data import leaks, packing, pipeline, split
-from exnihilo.data.base import TEXT, Encode, Example, begins
+from exnihilo.data.base import TEXT, Encode
 from exnihilo.data.dataset import Dataset, Part, Store
 from exnihilo.data.progress import Console
 from exnihilo.data.report import DataReport, LeakReport, SourceReport
 from exnihilo.data.shards import FORMAT, ArrayWriter, Shard
 from exnihilo.data.sources import FileSource, Source, open_sources
 from exnihilo.errors import ConfigError, DataError
-
-OPEN_FILES = 64
 
 
 @dataclass(frozen=True)
@@ -83,16 +81,17 @@ def prepare(
         progress: where progress goes; None: to the terminal, once it takes more than two seconds.
         cache: default $EXNIHILO_CACHE, else ~/.cache/exnihilo.
         pad_id: the token that fills a row's rest.
-        overlap: tokens that a piece of a long document repeats from the piece before: 1 for next-token prediction.
+        overlap: tokens that a piece of a long document repeats from the piece before: 1 for next-token
+            prediction.
         roles: what each example must have.
 
     Raises:
-        DataError: a source or the cache cannot be used; a split without a row; a validation split that lies wholly in
-            the training split.
+        DataError: a source or the cache cannot be used; a split without a row; a validation split that lies
+            wholly in the training split.
         ConfigError: weights that cannot be.
 
     Example:
-        >>> prepare(DataConfig(sources="books/"), None, encode=f, key="k", context=256, seed=0)   # doctest: +SKIP
+        >>> prepare(config, None, encode=f, key="k", context=256, seed=0)   # doctest: +SKIP
     """
     began = time.perf_counter()
     root = cached.folder(cache)
@@ -122,7 +121,9 @@ def prepare(
         leak = _leak(train, others, root, progress)
         notes += _judge(leak, bool(apart))
         if others.tokens <= context:
-            notes.append(f"the validation split has {others.tokens} tokens, less than one row of {context + 1}")
+            notes.append(
+                f"the validation split has {others.tokens} tokens, less than one row of {context + 1}"
+            )
     else:
         notes.append("no validation split: data.val_fraction=0 and no val=PATH")
     progress.stop()
@@ -149,8 +150,9 @@ def split_plan(source: Source, fraction: float, root: Path, workers: int) -> spl
     known = cached.read_json(path) if fraction > 0 else None
     if isinstance(known, dict):
         return split.SplitPlan(**known)
-    plain = source.roles == TEXT and set(source.fields) <= set(TEXT)
-    plan = split.make(source.examples(), fraction=fraction, plain=plain, where=source.path)
+    plan = split.make(
+        source.examples(), fraction=fraction, plain=pipeline.is_plain(source), where=source.path
+    )
     if fraction > 0:
         cached.write_json(path, plan.to_json())
     return plan
@@ -181,10 +183,14 @@ def _prepared(
 
 
 def _uncompressed(source: Source) -> bool:
-    return isinstance(source, FileSource) and not any(n.endswith((".gz", ".zst", ".parquet")) for n in source.names)
+    return isinstance(source, FileSource) and not any(
+        n.endswith((".gz", ".zst", ".parquet")) for n in source.names
+    )
 
 
-def _part(prepared: _Prepared, side: str, context: int, overlap: int, root: Path, progress: log.Progress) -> Part:
+def _part(
+    prepared: _Prepared, side: str, context: int, overlap: int, root: Path, progress: log.Progress
+) -> Part:
     """A split of a source with its packing plan, which is found in the cache or made."""
     store = Store(prepared.shard, side)
     method = hashlib.sha256(Path(packing.__file__).read_bytes()).hexdigest()
@@ -205,7 +211,7 @@ def _enough(parts: Sequence[Part], context: int) -> None:
     tokens = sum(p.store.tokens for p in parts)
     if tokens < context + 1:
         raise DataError(
-            f"the training split has {tokens} tokens, but a row takes {context + 1} (model.context={context} and one)",
+            f"the training split has {tokens} tokens, but a row takes {context + 1} (model.context and one)",
             expected="at least one row of text",
             next=f"give more data, or model.context={max(2, tokens // 2)} or less",
         )
@@ -221,8 +227,8 @@ def _enough(parts: Sequence[Part], context: int) -> None:
 def resolve_weights(config: DataConfig, sizes: Sequence[float]) -> list[float] | None:
     """Shares of the sources in the mixture; None where each is to be seen in proportion to its size.
 
-    Weights that are given are shares. What they leave of 1 is divided among the other sources in proportion to
-    size^(1 / temperature); if all are given, they may have any scale.
+    Weights that are given are shares. What they leave of 1 is divided among the other sources in proportion
+    to size^(1 / temperature); if all are given, they may have any scale.
 
     Example:
         >>> resolve_weights(DataConfig(sources=["a", "b"], temperature=2), [100, 400])
@@ -240,7 +246,10 @@ def resolve_weights(config: DataConfig, sizes: Sequence[float]) -> list[float] |
             expected="shares that add up to less than 1, or a weight for every source",
             next="set data.sources' weights",
         )
-    powers = [0.0 if w is not None else float(n) ** (1 / config.temperature) for w, n in zip(given, sizes, strict=True)]
+    powers = [
+        0.0 if w is not None else float(n) ** (1 / config.temperature)
+        for w, n in zip(given, sizes, strict=True)
+    ]
     whole = sum(powers)
     return [w if w is not None else (1 - fixed) * p / whole for w, p in zip(given, powers, strict=True)]
 
@@ -276,8 +285,9 @@ def _judge(leak: LeakReport, apart: bool) -> list[str]:
         return []
     first = leak.examples[0]
     text = (
-        f"leak: {leak.exact} of {leak.documents} validation documents are also training documents, {leak.near} nearly "
-        f"({leak.share:.1%}; {leak.overlap:.1%} of all passages). The validation loss is too low by what is remembered. "
+        f"leak: {leak.exact} of {leak.documents} validation documents are also training documents, "
+        f"{leak.near} nearly so ({leak.share:.1%}; {leak.overlap:.1%} of all passages). "
+        "The validation loss is too low by what is remembered. "
         f"First: {first[1]}, document {first[2]}: {first[3]!r}"
     )
     log.warn(text)
@@ -292,6 +302,11 @@ def _speed(fresh: Sequence[_Prepared]) -> tuple[int, float]:
 def _source_report(p: _Prepared, weight: float) -> SourceReport:
     train, val = p.shard.meta["train"], p.shard.meta.get("val")
     plan = p.shard.meta["split"]
+    held_out = int(val["documents"]) if val else 0
+    if val and plan["mode"] == "tail":
+        # one document may have been cut in two: it is counted once, where it begins
+        last, first = Store(p.shard, "train"), Store(p.shard, "val")
+        held_out -= all(last[n][-1] == first[n][0] for n in ("file", "index"))
     return SourceReport(
         name=p.source.name,
         path=p.source.path,
@@ -301,7 +316,7 @@ def _source_report(p: _Prepared, weight: float) -> SourceReport:
         fields=dict(p.source.fields),
         split=str(plan["note"]) if plan["mode"] != "none" else "",
         documents=int(train["documents"]),
-        held_out=int(val["documents"]) if val else 0,
+        held_out=held_out,
         tokens=int(train["tokens"]),
         held_out_tokens=int(val["tokens"]) if val else 0,
         bytes=int(train["bytes"]) + (int(val["bytes"]) if val else 0),
@@ -309,72 +324,3 @@ def _source_report(p: _Prepared, weight: float) -> SourceReport:
         weight=weight,
         cached=not p.fresh,
     )
-
-
-def texts(
-    config: DataConfig, *, limit_bytes: int, val: DataConfig | None = None, cache: Path | None = None
-) -> Iterator[str]:
-    """Text of the training split alone, to train a tokenizer on: an even sample of about `limit_bytes`.
-
-    Sources take turns by their weights; within one, files take turns in an order that is drawn from their numbers, so
-    each file gives about the same share of itself. A document comes in parts where it is very long.
-
-    Args:
-        val: the validation data that is given apart, if so; nothing is held out then.
-
-    Raises:
-        DataError: as `prepare`.
-    """
-    root = cached.folder(cache)
-    sources = open_sources(config, cache=root)
-    fraction = 0.0 if val else config.val_fraction
-    sizes = [float(s.size or limit_bytes) for s in sources]
-    whole = sum(sizes)
-    weights = resolve_weights(config, sizes) or [n / whole for n in sizes]
-    share = min(1.0, limit_bytes / whole)
-    streams = [_sample(s, split_plan(s, fraction, root, workers_of(config)), share) for s in sources]
-    used = [0.0] * len(sources)
-    alive = set(range(len(sources)))
-    left = limit_bytes
-    while alive and left > 0:
-        s = min(alive, key=lambda i: (used[i] / weights[i], i))
-        text = next(streams[s], None)
-        if text is None:
-            alive.discard(s)
-            continue
-        if len(text) > left:  # a character has at least one byte
-            text = text[:left]
-        size = len(text.encode("utf-8", "replace"))
-        used[s] += size
-        left -= size
-        yield text
-
-
-def _sample(source: Source, plan: split.SplitPlan, share: float) -> Iterator[str]:
-    """Training texts of a source, its files taking turns."""
-    if plan.mode == "tail":  # a few documents, divided in their order
-        yield from (str(e["text"]) for e, side in plan.assign(source.examples()) if side == split.TRAIN)
-        return
-    count = len(source.names)
-    order = sorted(range(count), key=lambda i: hashlib.blake2b(str(i).encode(), digest_size=8).digest())
-    # a quota bounds what one file gives, so that the files behind it have their turn; none where all fit
-    quota = None if share >= 1 or count <= OPEN_FILES else (source.size or 0) * share / count + (64 << 10)
-    for start in range(0, count, OPEN_FILES):
-        streams = [(_train_only(source.read(f), plan), [0]) for f in order[start : start + OPEN_FILES]]
-        while streams:
-            for pair in list(streams):
-                text = next(pair[0], None)
-                if text is None or (quota is not None and pair[1][0] > quota):
-                    streams.remove(pair)
-                    continue
-                pair[1][0] += len(text)
-                yield text
-
-
-def _train_only(examples: Iterator[Example], plan: split.SplitPlan) -> Iterator[str]:
-    side = split.TRAIN
-    for example in examples:
-        if begins(example):
-            side = plan.side(split.document_hash(example))
-        if side == split.TRAIN:
-            yield str(example["text"])

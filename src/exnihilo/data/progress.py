@@ -1,4 +1,4 @@
-"""Progress of preparation in a terminal: a bar after two seconds; without a terminal, a plain line now and then."""
+"""Progress in a terminal: a bar after two seconds; without a terminal, a plain line now and then."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Console:
             self.bar.update(self.bar.task_ids[0], completed=self.done)
         elif sys.stderr.isatty():
             columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-            self.bar = Progress(*columns, TimeRemainingColumn(), console=Terminal(stderr=True), transient=True)
+            self.bar = Progress(
+                *columns, TimeRemainingColumn(), console=Terminal(stderr=True), transient=True
+            )
             self.bar.add_task(self.what, total=self.total, completed=int(self.done))
             self.bar.start()
         elif now - self.said >= EVERY:

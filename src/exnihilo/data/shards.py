@@ -3,12 +3,13 @@
     writer = ArrayWriter(folder); writer.append("tokens", ids); writer.finish({"anything": 1})
     shard = Shard(folder); shard["tokens"]; shard.meta; shard.verify()
 
-Each array is one file ``NAME.bin`` of raw little-endian numbers, of the narrowest integer type that holds what it
-holds (it is widened, by rewriting, when a larger number comes). ``manifest.json`` names each file's type, count, size
-and SHA-256, and its own.
+Each array is one file ``NAME.bin`` of raw little-endian numbers, of the narrowest integer type that holds
+what it holds (it is widened, by rewriting, when a larger number comes). ``manifest.json`` names each file's
+type, count, size and SHA-256, and its own.
 
-What is checked on opening: the manifest's hash, that each file is there and has its size; and where a file's time
-stamp is not the one it was written with (so somebody has touched or copied it), its hash. `verify` hashes all.
+What is checked on opening: the manifest's hash, that each file is there and has its size; and where a file's
+time stamp is not the one it was written with (so somebody has touched or copied it), its hash. `verify`
+hashes all.
 """
 
 from __future__ import annotations
@@ -216,7 +217,9 @@ class Shard:
                 self._maps[name] = np.zeros(0, dtype)
             else:
                 # a plain ndarray over the map: slices of np.memmap cost ten times as much
-                self._maps[name] = np.asarray(np.memmap(self._path(name), dtype, "r", shape=(entry["count"],)))
+                self._maps[name] = np.asarray(
+                    np.memmap(self._path(name), dtype, "r", shape=(entry["count"],))
+                )
         return self._maps[name]
 
     @property
@@ -237,4 +240,6 @@ class Shard:
         with open(file, "rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != self._arrays[name]["sha256"]:
-            raise self._broken(file, f"is altered (SHA-256 {found[:12]}, not {self._arrays[name]['sha256'][:12]})")
+            raise self._broken(
+                file, f"is altered (SHA-256 {found[:12]}, not {self._arrays[name]['sha256'][:12]})"
+            )

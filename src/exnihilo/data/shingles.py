@@ -1,9 +1,10 @@
 """Fingerprints of text that survive small changes: sampled 50-character windows, for finding near-duplicates.
 
-A text is folded (ASCII letters to lower case; white space and punctuation dropped), and of all its windows of 50
-bytes those are kept whose first 8 bytes hash to 0 modulo `RATE`. Which windows are kept so depends on what stands in
-them alone: two texts that share a passage share its windows, wherever it stands (winnowing without a window bound:
-Schleimer, Wilkerson & Aiken, *Winnowing*, 2003). One window in `RATE` costs 8 bytes / RATE of the text's size.
+A text is folded (ASCII letters to lower case; white space and punctuation dropped), and of all its windows of
+50 bytes those are kept whose first 8 bytes hash to 0 modulo `RATE`. Which windows are kept so depends on what
+stands in them alone: two texts that share a passage share its windows, wherever it stands (winnowing without
+a window bound: Schleimer, Wilkerson & Aiken, *Winnowing*, 2003). One window in `RATE` costs 8 bytes / RATE of
+the text's size.
 """
 
 from __future__ import annotations

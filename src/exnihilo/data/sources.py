@@ -4,8 +4,8 @@
         print(source.name, source.fields)
         for example in source.examples(): ...
 
-All have one face, `Source`. What a source yields depends on its content and settings alone; `fingerprint` is a hash
-of both, and the key of everything that is made from it.
+All have one face, `Source`. What a source yields depends on its content and settings alone; `fingerprint` is
+a hash of both, and the key of everything that is made from it.
 """
 
 from __future__ import annotations
@@ -159,10 +159,13 @@ class WorldSource(Source):
         count = config.path.partition(":")[2]
         if count and (not count.isdigit() or int(count) < 1):
             raise ConfigError(
-                f"data={config.path}: {count!r} is no number of documents", expected="world or world:N, N >= 1"
+                f"data={config.path}: {count!r} is no number of documents",
+                expected="world or world:N, N >= 1",
             )
         if set(self.roles) != set(TEXT) or self.given:
-            raise ConfigError(f"data={config.path} yields plain text: it has no columns", next="remove `fields`")
+            raise ConfigError(
+                f"data={config.path} yields plain text: it has no columns", next="remove `fields`"
+            )
         self.count = int(count) if count else WORLD_DOCUMENTS
         self.names = ("world",)
 
@@ -220,7 +223,9 @@ def _load_hub(path: str) -> Any:
         if len(owner) == 3:
             name, config = "/".join(owner[:2]), owner[2]
         elif len(owner) > 3 or not all(owner):
-            raise ConfigError(f"data={path}", expected="hub:owner/name[/config][:split], or hub:FOLDER[:split]")
+            raise ConfigError(
+                f"data={path}", expected="hub:owner/name[/config][:split], or hub:FOLDER[:split]"
+            )
     else:
         name = str(Path(name).expanduser())
     try:
@@ -233,7 +238,9 @@ def _load_hub(path: str) -> Any:
         ) from error
     if split not in loaded:
         raise DataError(
-            f"{path} has no split {split!r}", expected=f"one of: {', '.join(map(str, loaded))}", next=f"{path}:SPLIT"
+            f"{path} has no split {split!r}",
+            expected=f"one of: {', '.join(map(str, loaded))}",
+            next=f"{path}:SPLIT",
         )
     return loaded[split]
 
@@ -244,7 +251,9 @@ def default_name(path: str) -> str:
         return "stdin"
     if path.startswith("world"):
         return "world"
-    pieces = [p for p in path.removeprefix("hub:").replace("\\", "/").split("/") if p not in ("", ".", "..", "~")]
+    pieces = [
+        p for p in path.removeprefix("hub:").replace("\\", "/").split("/") if p not in ("", ".", "..", "~")
+    ]
     plain = [p for p in pieces if not any(c in p for c in "*?[")] or pieces or ["data"]
     name = plain[-1]
     for suffix in reversed(Path(name).suffixes):
@@ -265,7 +274,7 @@ def _standard_input(cache: Path | None) -> Path:
 
 
 def settle(config: DataConfig, cache: Path | None = None) -> DataConfig:
-    """The configuration with standard input replaced by the file it is kept in, so that a run can be resumed."""
+    """The configuration with standard input replaced by the file it is kept in: for runs to be resumed."""
     if not any(s.path == "-" for s in config.sources):
         return config
     kept = str(_standard_input(cache))
@@ -308,7 +317,9 @@ def open_sources(
         ['world']
     """
     if not config.sources:
-        raise ConfigError("no data is given", expected="data=PATH: a file, folder, glob, -, world or hub:owner/name")
+        raise ConfigError(
+            "no data is given", expected="data=PATH: a file, folder, glob, -, world or hub:owner/name"
+        )
     named = [s.name for s in config.sources if s.name]
     if len(set(named)) < len(named):
         raise ConfigError(f"two sources have one name: {', '.join(named)}", next="give each its own `name`")

@@ -1,14 +1,16 @@
-"""Which documents are held out for validation: by a hash of their content, so that nothing moves when data is added.
+"""Which documents are held out for validation: by a hash of their content, so none moves when data is added.
 
     plan = make(source.examples(), fraction=0.05, plain=True)
-    for example, side in plan.assign(source.examples()): ...     # side None: plan.side(document_hash(example))
+    for example, side in plan.assign(source.examples()):
+        ...     # side None: plan.side(document_hash(example))
 
-A document is held out where its hash, as a number in [0, 1), is below the fraction. So it does not matter in which
-file or order it comes, equal documents stand on one side, and adding documents moves none.
+A document is held out where its hash, as a number in [0, 1), is below the fraction. So it does not matter in
+which file or order it comes, equal documents stand on one side, and adding documents moves none.
 
-Few documents (below `FEW`), or many that are all alike, cannot be divided so. Then the last part of the text is held
-out: with ``val_fraction=0.1`` exactly the last tenth of its characters. And where no hash falls on one side, the
-nearest one is moved there. The report says which of these was done: no side is left empty in silence.
+Few documents (below `FEW`), or many that are all alike, cannot be divided so. Then the last part of the text
+is held out: with ``val_fraction=0.1`` exactly the last tenth of its characters. And where no hash falls on
+one side, the nearest one is moved there. The report says which of these was done: no side is left empty in
+silence.
 """
 
 from __future__ import annotations
@@ -28,13 +30,25 @@ SIDES = ("train", "val")
 
 
 def document_hash(example: Example) -> int:
-    """64 bits of the document's content (of its first part, where it comes in parts), without outer white space."""
+    """64 bits of a document's content: of its first part, where it comes in parts."""
     body = example.get("text")
     if not isinstance(body, str) or any(k != "text" and k[0] != "_" for k in example):
         roles = {k: v for k, v in example.items() if k[0] != "_"}
         body = json.dumps(roles, sort_keys=True, ensure_ascii=False, default=str)
-    data = body.strip().encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return text_hash(utf8(body))
+
+
+def utf8(text: str) -> bytes:
+    """UTF-8 of a text; half a surrogate pair (from an escape in JSON), which has none, becomes U+FFFD."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def text_hash(body: bytes) -> int:
+    """64 bits of a text, without the white space at its ends."""
+    return int.from_bytes(hashlib.blake2b(body.strip(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class SplitPlan:
         return VAL if held_out != (hash_ == self.moved) else TRAIN
 
     def assign(self, examples: Iterable[Example]) -> Iterator[tuple[Example, int | None]]:
-        """Examples with their side; None where their hash decides. In mode `tail`, one document may be cut in two."""
+        """Examples with their side; None where their hash decides. A `tail` may begin inside a document."""
         if self.mode != "tail":
             for example in examples:
                 yield example, None
@@ -123,7 +137,9 @@ def make(examples: Iterable[Example], *, fraction: float, plain: bool, where: st
         if documents >= FEW and len(extremes) == 2:
             return SplitPlan("hash", fraction, note=f"{fraction:.3g} of the documents, by hash")
     if documents == 0:
-        raise DataError(f"{where} has no documents", expected="at least one with text in it", next="check data=PATH")
+        raise DataError(
+            f"{where} has no documents", expected="at least one with text in it", next="check data=PATH"
+        )
     if documents < FEW:
         why = f"{documents} document{'s' * (documents > 1)}: fewer than {FEW}"
     elif alike:

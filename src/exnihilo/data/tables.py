@@ -2,8 +2,8 @@
 
     for record in records(path, encoding="utf-8"): ...
 
-JSON is read with the standard library, which names the place of a mistake; CSV too, because a cell may be larger
-than any block size; Parquet with pyarrow, batch by batch. Every error names the file and the row.
+JSON is read with the standard library, which names the place of a mistake; CSV too, because a cell may be
+larger than any block size; Parquet with pyarrow, batch by batch. Every error names the file and the row.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ _WHOLE_JSON = 256 << 20  # characters of a file that is one JSON object, and so 
 _HEADER_CELL = 200  # characters: a longer cell in the first row means that the file has no header
 
 
-def records(path: Path, *, encoding: str = "utf-8", columns: tuple[str, ...] | None = None) -> Iterator[Record]:
+def records(
+    path: Path, *, encoding: str = "utf-8", columns: tuple[str, ...] | None = None
+) -> Iterator[Record]:
     """The records of a file, in order.
 
     Args:
-        columns: read only these, where the format lets one choose (Parquet); a column that is missing is an error.
+        columns: read only these, where the format lets one choose (Parquet); a column that is missing is an
+            error.
 
     Raises:
         DataError: a row that cannot be read; the message names its number, counted from 1.
@@ -213,7 +216,7 @@ def _csv(path: Path, source: Iterator[str], delimiter: str | None) -> Iterator[R
     except csv.Error as error:
         raise DataError(
             f"{path}, row {number + 1}: broken CSV ({error})",
-            expected=f"cells divided by {delimiter!r}, quoted with \"",
+            expected=f'cells divided by {delimiter!r}, quoted with "',
             next="correct the row; a file that ends inside quotes was cut short",
         ) from error
 
@@ -249,5 +252,3 @@ def _parquet(path: Path, columns: tuple[str, ...] | None) -> Iterator[Record]:
                 yield from batch.to_pylist()
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise _bad_parquet(path, error) from error
-
-

@@ -5,13 +5,13 @@
 Everything is streamed: a file of any size takes a few megabytes. Errors name the file and the byte.
 
 A document longer than `SEGMENT` characters comes in parts. The seam is put where the usual pre-tokenizers
-(GPT-2's, Llama 3's and Qwen's) begin a new piece anyway: between two lines, the first of which ends and the second
-of which begins with a visible character. There the ids of the parts, joined, are the ids of the whole. Only a
-stretch of half a megabyte without such a place is cut elsewhere (before a space, else anywhere), which may cost a
-token more than encoding the whole.
+(GPT-2's, Llama 3's and Qwen's) begin a new piece anyway: between two lines, the first of which ends and the
+second of which begins with a visible character. There the ids of the parts, joined, are the ids of the whole.
+Only a stretch of half a megabyte without such a place is cut elsewhere (before a space, else anywhere), which
+may cost a token more than encoding the whole.
 
-Line ends are read as Python's text mode reads them: ``\\r\\n`` and ``\\r`` become ``\\n``. A byte order mark is
-dropped.
+Line ends are read as Python's text mode reads them: ``\\r\\n`` and ``\\r`` become ``\\n``. A byte order mark
+is dropped.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ENCODINGS = ("utf-8", "latin-1", "cp1252", "utf-16", "gb18030", "shift_jis", "k
 
 
 def plain_suffix(path: Path) -> str:
-    """The suffix that tells the format, without that of the compression: `.jsonl` of `a.jsonl.gz`; lower case."""
+    """The suffix that tells the format, in lower case: `.jsonl` of `A.JSONL.gz`."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in _SUFFIXES else suffix
 
@@ -72,7 +72,9 @@ def blocks(path: Path, size: int = BLOCK) -> Iterator[bytes]:
         ) from error
     except OSError as error:
         raise DataError(
-            f"cannot read {path}: {error.strerror or error}", expected="a readable file", next="check the path"
+            f"cannot read {path}: {error.strerror or error}",
+            expected="a readable file",
+            next="check the path",
         ) from error
 
 
@@ -95,6 +97,8 @@ def is_binary(head: bytes, encoding: str = "utf-8") -> bool:
     """Whether the first bytes of a file are not text: a NUL, or many control characters."""
     if not head or encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
         return False
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return False  # text in another encoding, which decoding says better
     control = sum(head.count(c) for c in (*range(1, 8), *range(14, 27), *range(28, 32)))
     return b"\0" in head or control > 0.1 * len(head)
 
@@ -110,7 +114,9 @@ def strings(path: Path, encoding: str = "utf-8") -> Iterator[str]:
         decoder = codecs.getincrementaldecoder(encoding)()
     except LookupError as error:
         raise ConfigError(
-            f"unknown data.encoding {encoding!r}", expected=nearest(encoding, _ENCODINGS), next="data.encoding=utf-8"
+            f"unknown data.encoding {encoding!r}",
+            expected=nearest(encoding, _ENCODINGS),
+            next="data.encoding=utf-8",
         ) from error
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     offset, first = 0, True
@@ -162,8 +168,8 @@ def documents(path: Path, *, encoding: str, unit: Unit, separator: str | None) -
     """The documents of a plain text file, in parts of at most `SEGMENT` characters.
 
     Args:
-        unit: ``file``, ``paragraph`` (ended by empty lines), ``line``; ``auto``: the file, or what stands between
-            lines ``<|endoftext|>`` where it has such lines.
+        unit: ``file``, ``paragraph`` (ended by empty lines), ``line``; ``auto``: the file, or what stands
+            between lines ``<|endoftext|>`` where it has such lines.
         separator: a line that ends a document, whatever the unit.
 
     Yields:
@@ -184,7 +190,7 @@ def documents(path: Path, *, encoding: str, unit: Unit, separator: str | None) -
 
 
 def _pieces(source: Iterator[str], pattern: re.Pattern[str]) -> Iterator[tuple[str, bool]]:
-    """Cuts a stream of blocks where complete lines match a pattern: (text, whether a document ends after it)."""
+    """Cuts a stream where complete lines match a pattern: (text, whether a document ends after it)."""
     rest, inside = "", False  # an unfinished line; whether its beginning has been handed on
     for block in chain(source, [""]):
         end = block.rfind("\n") + 1
@@ -215,7 +221,7 @@ def _cut(text: str, pattern: re.Pattern[str], inside: bool) -> list[str]:
 
 
 def parts(source: Iterable[tuple[str, bool]], *, strip: bool = False) -> Iterator[Part]:
-    """Blocks, each with whether a document ends after it -> the documents in parts; blank documents are left out.
+    """Blocks, each with whether a document ends after it -> documents in parts, blank ones left out.
 
     With `strip`, line ends at both ends of a document are dropped, if the file has several documents.
     """

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from exnihilo.data.dataset import Dataset
     from exnihilo.model.model import Model
 
-_BYTES = "bytes"  # bytes of the predicted tokens, kept beside the terms as a sum with count 1
+_BYTES = "@bytes"  # bytes of the predicted tokens, kept beside the terms like a slice of one
 _SEED = 0  # of what an objective draws while it is evaluated
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -156,12 +156,10 @@ def _over_workers(totals: Totals, device: torch.device) -> Totals:
 
 
 def _figures(objective: Objective, dataset: Dataset, totals: Totals) -> dict[str, float]:
-    read_bytes = totals.sums.pop(_BYTES, 0.0)
-    totals.counts.pop(_BYTES, None)
     means = totals.means()
     terms = [key for key in totals.sums if "@" not in key]
-    main = terms[0] if len(terms) == 1 else next((k for k in terms if totals.counts[k]), None)
-    if main is None or not any(totals.counts[k] for k in terms):
+    main = next((k for k in terms if totals.counts[k]), None)
+    if main is None:
         raise DataError(
             f"nothing to predict in {dataset.rows} rows",
             expected="a document of two tokens or more",
@@ -169,14 +167,15 @@ def _figures(objective: Objective, dataset: Dataset, totals: Totals) -> dict[str
         )
     loss = _weighted(objective, {k: means[k] for k in terms if k in means})
     out = {"loss": loss, "tokens": totals.counts[main]}
-    if read_bytes:
-        out["bpb"] = totals.sums["nll"] / math.log(2) / read_bytes
+    if totals.sums.get(_BYTES):
+        out["bpb"] = totals.sums["nll"] / math.log(2) / totals.sums[_BYTES]
     for index, name in enumerate(dataset.source_names):
         sliced = {k: means[f"{k}@{index}"] for k in terms if f"{k}@{index}" in means}
         if sliced:
             out[f"loss@{name}"] = _weighted(objective, sliced)
     plain = objective.metrics({k: totals.sums[k] for k in terms}, {k: totals.counts[k] for k in terms})
-    return {**{k: v for k, v in plain.items() if k not in out}, **out}
+    own = {k: v for k, v in plain.items() if k not in out and (k not in terms or len(terms) > 1)}
+    return {**out, **own}
 
 
 def _weighted(objective: Objective, means: Mapping[str, float]) -> float:

@@ -41,7 +41,9 @@ class StaticCache:
         layers, kv_heads, head_dim: the model's.
         rows: texts in the batch.
         limit: slots it may grow to: the model's context.
-        dtype, device: of keys and values.
+
+    Memory is taken at the first write, with the dtype and device of what is written: under autocast or mixed
+    precision these are not the weights'.
     """
 
     def __init__(
@@ -52,40 +54,32 @@ class StaticCache:
         head_dim: int,
         rows: int,
         limit: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
     ) -> None:
-        self.limit = limit
+        self.limit, self.rows = limit, rows
         self.capacity = 0
         self.used = 0  # slots that the last write reached, over all rows
-        shape = (rows, kv_heads, 0, head_dim)
-        self._keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self._values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self._shape = (rows, kv_heads, 0, head_dim)
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._layers = layers
         self._layer = layers  # the layer that wrote last
         self._start: int | None = None  # where all rows write; None: each at its own positions
-        self._row_B1 = torch.arange(rows, device=device)[:, None]
+        self._row_B1 = torch.arange(rows)[:, None]
 
     @classmethod
     def of(cls, model: Model, rows: int, limit: int | None = None) -> StaticCache:
-        """A cache with the model's shapes, on its device, in its dtype."""
+        """A cache with the model's shapes."""
         config = model.config
         heads = config.kv_heads or config.heads
         if heads is None or config.head_dim is None:
             raise UsageError("the model's configuration is not resolved", next="model.resolve(config) first")
-        weight = next(model.parameters())
         return cls(
             layers=config.depth,
             kv_heads=heads,
             head_dim=config.head_dim,
             rows=rows,
             limit=limit or config.context,
-            dtype=weight.dtype,
-            device=weight.device,
         )
-
-    @property
-    def rows(self) -> int:
-        return self._row_B1.shape[0]
 
     @property
     def nbytes(self) -> int:
@@ -104,6 +98,10 @@ class StaticCache:
         Layers write in order within one forward: the first one decides where this forward's positions lie.
         """
         if layer <= self._layer:
+            if not self._keys:
+                self._keys = [k_BHTd.new_empty(self._shape) for _ in range(self._layers)]
+                self._values = [v_BHTd.new_empty(self._shape) for _ in range(self._layers)]
+                self._row_B1 = self._row_B1.to(k_BHTd.device)
             self._aim(pos_BT)
         self._layer = layer
         k_BHCd, v_BHCd = self._keys[layer], self._values[layer]
@@ -123,6 +121,7 @@ class StaticCache:
             for layer, tensor in enumerate(held):
                 held[layer] = tensor.index_select(0, index)
         self._row_B1 = self._row_B1[: len(rows)]
+        self.rows = len(rows)
 
     def _aim(self, pos_BT: Tensor) -> None:
         """Read the positions on the host, once a forward; make room for them."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -22,14 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from exnihilo import codec as codecs
+from exnihilo.codec.base import Codec
 from exnihilo.config import ModelConfig
 from exnihilo.errors import ConfigError, ModelError
 from exnihilo.interop.files import read_json, write, write_json
 from exnihilo.model import Model, build, resolve
 from exnihilo.model.family import Family, find, names
-
-if TYPE_CHECKING:
-    from exnihilo.codec.base import Codec
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -73,8 +72,7 @@ def save(
     config = {**config_to_hf(model.config, str(kind).removeprefix("torch.")), **ids}
     config["exnihilo"] = {"dropout": model.config.dropout, **(extra or {})}
     if codec is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        codec.save(folder)
+        codec.save(folder, model_max_length=model.config.context)
     makers = {
         WEIGHTS: weights,
         "generation_config.json": write_json(ids),
@@ -86,7 +84,7 @@ def save(
 def load(
     folder: str | Path, *, device: str | torch.device = "cpu", dtype: str | torch.dtype = torch.float32
 ) -> tuple[Model, Codec | None]:
-    """A model and, where tokenizer.json is there, its codec, from a folder of ours or of transformers'.
+    """A model in evaluation mode and, where tokenizer.json is there, its codec, from our folders or theirs.
 
     Args:
         folder: with config.json and model.safetensors, or shards and their index.
@@ -104,16 +102,14 @@ def load(
     model.load_state_dict(state, strict=True)
     codec = None
     if (folder / "tokenizer.json").exists():
-        from exnihilo import codec as room
-
-        codec = room.load(folder)
+        codec = codecs.load(folder)
         if codec.vocab_size > (config.vocab_size or 0):
             raise ModelError(
                 f"{folder}: the tokenizer has {codec.vocab_size} ids, the model {config.vocab_size}",
                 expected="a tokenizer that belongs to the model",
                 next="fetch or export the folder again",
             )
-    return model, codec
+    return model.eval(), codec
 
 
 def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,6 +196,7 @@ def config_from_hf(theirs: Mapping[str, Any]) -> ModelConfig:
             )
     own = theirs.get("exnihilo") or {}
     found = {**family.defaults, **{key: theirs[key] for key in family.keys if theirs.get(key) is not None}}
+    _check_keys(found, family)
     fields = {family.keys[key]: value for key, value in found.items()}
     read = dict(theirs)
     if "dropout" in own:  # written here: theirs then says less
@@ -208,13 +205,21 @@ def config_from_hf(theirs: Mapping[str, Any]) -> ModelConfig:
     try:
         fields |= {k: v for k, v in family.read(read).items() if k not in fields}
         return resolve(ModelConfig(family=family.name, **fields))
-    except KeyError as error:
-        raise ModelError(f"config.json has no {error.args[0]!r}", expected="its value") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise ModelError(f"config.json: {first['loc'][0]}: {first['msg']}") from error
     except ConfigError as error:
         raise ModelError(f"config.json contradicts itself: {error.given}", expected=error.expected) from error
+
+
+def _check_keys(found: Mapping[str, Any], family: Family) -> None:
+    """Sizes are there, and are numbers."""
+    for key, field in family.keys.items():
+        if key not in found and key not in family.optional:
+            raise ModelError(f"config.json has no {key!r}", expected=f"what {family.model_type} needs")
+        whole = field not in ("tied", "norm_eps")
+        if key in found and whole and (isinstance(found[key], bool) or not isinstance(found[key], int)):
+            raise ModelError(f"config.json: {key} is {found[key]!r}", expected="a whole number")
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -6,9 +6,9 @@
     loaded = load("some/hugging-face/folder")
     loaded.model, loaded.codec, loaded.path
 
-A checkpoint holds weights under this project's own names; the shape of the model is ``RUN/model.json`` (a
-resolved `ModelConfig`), the tokenizer ``RUN/tokenizer.json``. What a checkpoint's manifest says of a file
-is verified first.
+A finished run that was resumed reads as unfinished. A checkpoint holds weights under this project's own
+names; the shape of the model is ``RUN/model.json`` (a resolved `ModelConfig`), the tokenizer
+``RUN/tokenizer.json``. What a checkpoint's manifest says of a file is verified first.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from exnihilo.codec.base import Codec
 from exnihilo.config import ModelConfig
 from exnihilo.errors import CheckpointError, CodecError, ModelError
 from exnihilo.interop import hf
+from exnihilo.interop.files import read_json
 from exnihilo.model import Model, build
 
 WEIGHTS = "model.safetensors"
+AVERAGE = "ema.safetensors"
 SHAPE = "model.json"
 _EXPECTED = "a run folder, one of its checkpoints, or a Hugging Face folder"
 
@@ -69,7 +71,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
         raise ModelError(
             what, expected=_EXPECTED, next="check the path; runs are in runs/ unless run=DIR was given"
         )
-    if (path / "config.json").exists():
+    if (path / "config.json").exists() and not _goes_on(path):
         model, codec = hf.load(path, device=device)
         source = path
     elif (path.parent.parent / SHAPE).exists() and path.parent.name == "checkpoints":
@@ -94,6 +96,21 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
             next="restore tokenizer.json",
         )
     return Loaded(model.eval(), codec, source)
+
+
+def _goes_on(run: Path) -> bool:
+    """Whether a finished run was resumed and has a later checkpoint than the model at its root."""
+    later = [p for p in (run / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdigit()]
+    if not later:
+        return False
+    step = (read_json(run / "config.json").get("exnihilo") or {}).get("step")
+    newest = max(int(p.name.removeprefix("step-")) for p in later)
+    if not isinstance(step, int) or newest <= step:
+        return False
+    log.say(
+        f"{run} was resumed after step {step} and is not finished: a checkpoint up to step {newest} is read"
+    )
+    return True
 
 
 def _newest(run: Path) -> Path:
@@ -122,13 +139,16 @@ def _newest(run: Path) -> Path:
 def _problem(path: Path) -> str | None:
     """What is wrong with the weights of a checkpoint, by its manifest; None if nothing is."""
     try:
-        entry = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"][WEIGHTS]
-        size = (path / WEIGHTS).stat().st_size
-        if size != entry["bytes"]:
-            return f"{WEIGHTS} has {size} bytes of {entry['bytes']}"
-        with (path / WEIGHTS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return None if digest == entry["sha256"] else f"{WEIGHTS} was altered: its SHA-256 differs"
+        entries = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
+        for name in (WEIGHTS, *({AVERAGE} & set(entries))):
+            size = (path / name).stat().st_size
+            if size != entries[name]["bytes"]:
+                return f"{name} has {size} bytes of {entries[name]['bytes']}"
+            with (path / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != entries[name]["sha256"]:
+                return f"{name} was altered: its SHA-256 differs"
+        return None
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -149,6 +169,8 @@ def _native(checkpoint: Path, run: Path, device: str | torch.device) -> tuple[Mo
         ) from error
     try:
         state = load_file(checkpoint / WEIGHTS)
+        if (checkpoint / AVERAGE).exists():  # what the run will export in the end
+            state |= load_file(checkpoint / AVERAGE)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{checkpoint / WEIGHTS} cannot be read: {error}",

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exnihilo.kernels.blocked import LENGTHS, Spans, blocked_attention, causal_spans, spans
+from exnihilo.kernels.blocked import LENGTHS, Spans, blocked_attention, spans
 
 Kind = Literal["causal", "full", "mask", "flex"]
 
@@ -67,7 +67,9 @@ class Rule:
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype that matrix products of `x` come out in, autocast considered."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
 
 
 def visible(T: int, group: Tensor | int = 0, doc_BT: Tensor | None = None, device: Any = None) -> Tensor:
@@ -122,7 +124,8 @@ def plan(
     if flex if flex is not None else x.is_cuda:
         return Rule("flex", blocks=_blocks(B, T, group, doc_BT, x.device), group=group, doc_BT=doc_BT)
     see = visible(T, group, doc_BT)
-    found = spans(see) if x.device.type == "cpu" and T in LENGTHS and not torch.compiler.is_compiling() else None
+    real = see.device.type == "cpu" and type(see) is Tensor  # fake tensors have no values to look at
+    found = spans(see) if real and T in LENGTHS and not torch.compiler.is_compiling() else None
     return Rule("mask", bias=_bias(see, compute_dtype(x)), spans=found, group=group, doc_BT=doc_BT)
 
 
@@ -156,9 +159,8 @@ def attend(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropou
     if rule.kind == "flex" and not dropout:
         return _flex()(q_BHTd, k_BGSd, v_BGSd, block_mask=rule.blocks, enable_gqa=True)  # pyright: ignore
     k_BHSd, v_BHSd = _repeat(q_BHTd, k_BGSd, v_BGSd)
-    if not dropout and _in_blocks(q_BHTd, k_BHSd, rule):
-        found = rule.spans or causal_spans(*q_BHTd.shape[::2])
-        return blocked_attention(q_BHTd, k_BHSd, v_BHSd, found, rule.bias)
+    if not dropout and rule.spans is not None and rule.bias is not None and _in_blocks(q_BHTd):
+        return blocked_attention(q_BHTd, k_BHSd, v_BHSd, rule.spans, rule.bias)
     if rule.kind == "causal":
         return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, is_causal=True, dropout_p=dropout)
     if rule.kind == "full":
@@ -174,15 +176,9 @@ def attend(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropou
     return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, attn_mask=bias, dropout_p=dropout)
 
 
-def _in_blocks(q_BHTd: Tensor, k_BHSd: Tensor, rule: Rule) -> bool:
-    """Whether blocks of queries are the fastest: fp32 on CPUs, where there is something to leave out."""
-    return (
-        (rule.spans is not None or (rule.kind == "causal" and torch.is_grad_enabled() and q_BHTd.requires_grad))
-        and q_BHTd.shape[2] in LENGTHS
-        and q_BHTd.device.type == "cpu"
-        and q_BHTd.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-    )
+def _in_blocks(q_BHTd: Tensor) -> bool:
+    """Whether blocks of queries are faster than a mask over all of them."""
+    return q_BHTd.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
 
 
 def _repeat(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor) -> tuple[Tensor, Tensor]:

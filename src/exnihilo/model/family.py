@@ -49,6 +49,7 @@ class Family:
         prefix: readers also meet names without it.
         keys: config.json key -> field of ModelConfig, in both directions.
         defaults: what an absent key means there.
+        optional: keys that `read` makes up for; any other must be there.
         fixed: config.json key -> the only value that is obeyed here; any other is refused.
         more: further keys to write.
         read: further fields from a config.json, and refusals.
@@ -73,6 +74,7 @@ class Family:
     fixed: Mapping[str, Any]
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
     more: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
     read: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda theirs: {}
 

@@ -5,6 +5,8 @@ Key: B batch, T positions, D model width, V vocabulary
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,10 +39,17 @@ class Tokens(nn.Module):
         return self.logits(hidden_BTD)
 
 
+class Heads(nn.ModuleDict):
+    """Heads by name, typed."""
+
+    def __getitem__(self, key: str) -> Tokens:
+        return cast(Tokens, super().__getitem__(key))
+
+
 HEADS: dict[str, type[Tokens]] = {"tokens": Tokens}
 
 
-def create(name: str, config: ModelConfig, embedding: nn.Embedding) -> nn.Module:
+def create(name: str, config: ModelConfig, embedding: nn.Embedding) -> Tokens:
     """A head by name."""
     if name not in HEADS:
         raise ConfigError(f"unknown head {name!r}", expected=nearest(name, HEADS))

@@ -37,7 +37,7 @@ class Model(nn.Module):
 
     Attributes:
         config: the resolved configuration.
-        front, trunk, heads: the three parts; `heads` is a ModuleDict by name.
+        front, trunk, heads: the three parts; ``heads["tokens"]`` is a head by name.
     """
 
     def __init__(self, config: ModelConfig, heads: tuple[str, ...] = ("tokens",)) -> None:
@@ -50,7 +50,7 @@ class Model(nn.Module):
         rotary = None if learned else Rotary(config.head_dim, config.rope_theta, config.context)
         self.front = Tokens(config.vocab_size, shape.width, positions=learned, dropout=config.dropout)
         self.trunk = Trunk(shape, config.depth, rotary)
-        self.heads = nn.ModuleDict(
+        self.heads = head_room.Heads(
             {name: head_room.create(name, config, self.front.tokens) for name in heads}
         )
 

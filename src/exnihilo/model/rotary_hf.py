@@ -23,6 +23,7 @@ KEYS = {
 }
 DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 
+OPTIONAL = frozenset({"head_dim", "num_key_value_heads"})
 FIXED = {"hidden_act": "silu", "attention_bias": False}
 
 
@@ -63,10 +64,13 @@ def read(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary base from either form; scaled, partial and windowed forms are refused by name."""
     if theirs.get("attention_dropout"):  # ours also drops from the residual stream: not the same thing
         raise ModelError(f"attention_dropout is {theirs['attention_dropout']}", expected="0.0")
-    parameters = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind != "default":
-        raise ModelError(f"rope_type is {kind!r}", expected="rope_type 'default' (no scaling)")
+    parameters: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        given = theirs.get(key) or {}
+        kind = given.get("rope_type", given.get("type", "default"))
+        if kind != "default":
+            raise ModelError(f"{key}: rope_type is {kind!r}", expected="rope_type 'default' (no scaling)")
+        parameters |= given
     partial = parameters.get("partial_rotary_factor", theirs.get("partial_rotary_factor")) or 1.0
     if partial != 1.0:
         raise ModelError(f"partial_rotary_factor is {partial}", expected="1.0 (all of a head is turned)")

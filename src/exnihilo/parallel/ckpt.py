@@ -18,7 +18,7 @@ from exnihilo.parallel.fsdp import blocks
 
 
 def checkpoint_blocks(model: nn.Module) -> int:
-    """Make every block of `model` recompute its activations in backward; returns how many blocks there are."""
+    """Make every block of `model` recompute its activations in backward; returns how many there are."""
     found = blocks(model)
     for block in found:
         block.forward = partial(recomputed, block.forward)

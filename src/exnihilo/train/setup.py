@@ -72,9 +72,8 @@ def _choose(config: RunConfig, init: Codec | None, display: Display) -> Codec:
         named = codecs.load(config.codec.path)
         if init is not None and named.hash != init.hash:
             raise CodecError(
-                f"the tokenizer in {config.codec.path} ({named.vocab_size} ids, hash {named.hash[:12]}) is not "
-                f"that of "
-                f"init={config.init} ({init.vocab_size} ids, hash {init.hash[:12]})",
+                f"the tokenizer in {config.codec.path} ({named.vocab_size} ids, hash {named.hash[:12]}) "
+                f"is not that of init={config.init} ({init.vocab_size} ids, hash {init.hash[:12]})",
                 expected="the tokenizer that the weights were trained with: its ids index their embeddings",
                 next="leave codec.path out, or leave init out to train from random weights",
             )

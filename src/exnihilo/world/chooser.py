@@ -1,24 +1,23 @@
 """One telling, three readings: draw a story, parse a story, or enumerate all of them.
 
 A plot is ordinary Python that calls `say(...)` on a `Teller` once a sentence. `say` is given weighted
-options, chooses one
-together with a template and the words of its slots, and returns what was chosen. There is no other source of
-randomness and no choice without a trace in the text, so:
+options, chooses one together with a template and the words of its slots, and returns what was chosen.
+There is no other source of randomness and no choice without a trace in the text, so:
 
 - `Sampler` draws the choices and adds up their log-probability;
-- `Scorer` finds the choices in a text; where several alternatives match at one place it follows each of them
-by telling the
-  story again, so that all derivations are found (`derivations == 1` is tested, not assumed);
+- `Scorer` finds the choices in a text; where several alternatives match at one place it follows each of
+  them by telling the story again, so that all derivations are found (`derivations == 1` is tested, not
+  assumed);
 - `Enumerator` takes every choice in turn, which shows that the probabilities of a tiny world sum to 1.
 
 Probabilities are ratios of small integers; a draw is `u * total >> 64` with a 64-bit u, so the drawn
-distribution differs from the
-stated one by less than 2^-53.
+distribution differs from the stated one by less than 2^-53.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,7 +61,7 @@ class Teller:
         self.log_prob = 0.0
         self.sep = ""
         self.subject: Person | None = None
-        self.people: tuple = ()
+        self.people: list = []
         self.things: tuple = ()
         self.loc: dict[Entity, Place] = {}
         self.has: dict[Thing, Entity] = {}
@@ -117,7 +116,10 @@ class Teller:
         """Whether a pronoun would be understood as this person."""
         if self.subject is not person:
             return False
-        return all(q is person or q.female != person.female for q in self.people)  # type: ignore[attr-defined]
+        for other in self.people:
+            if other is not person and other.female == person.female:  # type: ignore[attr-defined]
+                return False
+        return True
 
     def _done(self, kind: Kind, template: Template, bound: dict, parts: list[str]) -> None:
         if kind.silent:
@@ -125,11 +127,11 @@ class Teller:
         self.steps.append(Step(self.sep, kind, template, bound, parts))
         self.sep = " "
         self.subject = bound[template.subject] if template.subject else None
-        people = tuple([bound[var] for var in template.people])
+        people = [bound[var] for var in template.people]
         for var in template.friends:
-            people += (bound[var].friend,)
+            people.append(bound[var].friend)
         self.people = people
-        self.things = tuple([bound[var] for var in template.things])
+        self.things = tuple([bound[var] for var in template.things]) if template.things else ()
         for what, x, y in kind.effects:
             if what == "loc":
                 self.loc[bound[x]] = bound[y]
@@ -137,8 +139,10 @@ class Teller:
                 self.has[bound[y]] = bound[x]
             elif what == "mood":
                 self.mood[bound[x]] = y
-            else:  # "gone": nobody knows where it is
+            elif what == "gone":  # nobody knows where it is
                 self.has.pop(bound[x], None)
+            else:  # "away": nobody knows where they are
+                self.loc.pop(bound[x], None)
         for var in kind.keep:
             self.ctx[var] = bound[var]
 
@@ -163,6 +167,14 @@ class Sampler(Teller):
         except StopIteration:
             return self._refill() * n >> 64
 
+    def among(self, options, total: int) -> int:
+        """A point in [0, total): option k covers as much of it as its weight."""
+        return self.below(total)
+
+    def flip(self, part: int, total: int) -> bool:
+        """True with probability part / total."""
+        return self.below(total) < part
+
     def _choose(self, options) -> tuple[Kind, dict]:
         below = self.below
         lp = 0.0
@@ -170,7 +182,7 @@ class Sampler(Teller):
             total = 0
             for option in options:
                 total += option[0]
-            r = below(total)
+            r = self.among(options, total)
             for weight, kind, args in options:  # noqa: B007 (kind and args are used after the loop)
                 if r < weight:
                     break
@@ -202,7 +214,7 @@ class Sampler(Teller):
             bound[var] = value
             if form == "ref" or form == "^ref":
                 if self.clear(value):
-                    if below(PRONOUN + NAME) < PRONOUN:
+                    if self.flip(PRONOUN, PRONOUN + NAME):
                         lp += LOG[PRONOUN] - LOG[PRONOUN + NAME]
                         form = "s" if form == "ref" else "^s"
                     else:
@@ -213,7 +225,7 @@ class Sampler(Teller):
             elif form == "it":
                 form = ""
                 if self.things == (value,):
-                    if below(IT + THE) < IT:
+                    if self.flip(IT, IT + THE):
                         lp += LOG[IT] - LOG[IT + THE]
                         parts += (literal, "it")
                         continue
@@ -226,13 +238,32 @@ class Sampler(Teller):
 
 
 class Enumerator(Sampler):
-    """Takes the choices of `path`, then always the first; `sizes` tells how many there were each time."""
+    """Takes the choices of `path`, then always the first.
+
+    `sizes` tells how many there were each time, `probability` is the product of the choices' shares, worked
+    out apart from `log_prob`.
+    """
 
     def __init__(self, world: World, path: list[int]) -> None:
         super().__init__(world, 0)
         self.path, self.sizes = path, []
+        self.probability = Fraction(1)
 
     def below(self, n: int) -> int:
+        self.probability /= n
+        return self._take(n)
+
+    def among(self, options, total: int) -> int:
+        k = self._take(len(options))
+        self.probability *= Fraction(options[k][0], total)
+        return sum(option[0] for option in options[:k])
+
+    def flip(self, part: int, total: int) -> bool:
+        yes = self._take(2) == 0
+        self.probability *= Fraction(part if yes else total - part, total)
+        return yes
+
+    def _take(self, n: int) -> int:
         at = len(self.sizes)
         self.sizes.append(n)
         return self.path[at] if at < len(self.path) else 0

@@ -1,8 +1,7 @@
 """A document: its text, how it was derived, and what is true of it.
 
-doc = World().document(0)
-doc.text                    # title, blank line, paragraphs with blank lines between them
-doc.sentences[2].start      # character offset: doc.text[s.start : s.end] == s.text
+doc = World().document(0) doc.text                    # title, blank line, paragraphs with blank lines
+between them doc.sentences[2].start      # character offset: doc.text[s.start : s.end] == s.text
 doc.log_prob                # exact, in nats
 """
 
@@ -163,4 +162,6 @@ class Document:
                     has[step.bound[y]] = step.bound[x]
                 elif what == "gone":
                     has.pop(step.bound[x], None)
+                elif what == "away":
+                    loc.pop(step.bound[x], None)
         return loc, has

@@ -1,10 +1,9 @@
-"""The fact sheet: who lives where, does what, eats what, and is whose friend. Constant for a given world
-seed.
+"""The fact sheet of a world: who lives where, does what, eats what, and is whose friend.
 
-`FactSheet(seed)` deals the lexicon's words to the people and animals with a seeded shuffle, so that nothing
-in a name
-tells the fact: it can only be learnt from text. Every entity carries `f`, a table from form to surface
-("n": "Mia", "ajob": "a baker", "^at": "At the mill", ...), which templates look up.
+The sheet is constant for a given seed. The lexicon's words are dealt to the people and animals with a seeded
+shuffle, so that nothing in a name tells the fact: it can only be learnt from text. Every entity carries `f`,
+a table from form to surface ("n": "Mia", "ajob": "a baker", "^at": "At the mill", ...), which templates
+look up.
 
     sheet = FactSheet(0)
     sheet.person("Mia").home.n          # 'orchard'
@@ -17,9 +16,9 @@ from dataclasses import dataclass
 from math import log
 from typing import Generic, TypeVar
 
+from ..errors import UsageError
 from . import places, things
 from .rng import Draws
-
 
 E = TypeVar("E", bound="Entity")
 
@@ -152,6 +151,9 @@ class Size:
         digressions: whether sentences that do not move the plot are told.
         questions: the largest number of questions after a story.
         plots: names of the plots; empty means all.
+
+    Raises:
+        UsageError: a size below the smallest world in which every plot can be told.
     """
 
     people: int = 40
@@ -164,6 +166,20 @@ class Size:
     digressions: bool = True
     questions: int = 3
     plots: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        least = {
+            "people": 4,
+            "places": 5,
+            "things": 3,
+            "animals": 2,
+            "words": 1,
+            "adjectives": 1,
+            "templates": 1,
+        }
+        for name, n in least.items():
+            if getattr(self, name) < n:
+                raise UsageError(f"a world with {name}={getattr(self, name)}", expected=f"{n} or more")
 
 
 class FactSheet:

@@ -1,11 +1,10 @@
 """Templates and kinds of sentences.
 
-A kind is one thing that can be said (`GIVE`), with several templates, the event it tells and its effects on
-the world.
-A template is text with slots `{var}` or `{var.form}`:
+A kind is one thing that can be said (`GIVE`), with several templates, the event it tells and its effects
+on the world. A template is text with slots `{var}` or `{var.form}`:
 
 - `{a}` for a person: the name, or a pronoun where it is clear; `{a.n}` always the name; `{a.o} {a.p}` him,
-his;
+  his;
 - `{t}` the kite; `{t.it}` it or the kite; `{t.a}` a red kite; `{q.at}` by the pond; `{a.home}` a fact.
 
 A slot at the start of the template, or of the speech in quotes, gets a capital letter.
@@ -133,10 +132,10 @@ class Grammar:
         v: int = 0,
         keep: str = "",
     ) -> None:
-        self.kinds[name] = Kind(name, templates, event, roles, does, v, keep)
+        """Add a kind; `does` lists effects ("has b t; mood b 1"), `keep` what later sentences share."""
+        kind = Kind(name, templates, event, roles, does, v, keep)
+        self.kinds[name] = kind
+        setattr(self, name, kind)
 
     def __getattr__(self, name: str) -> Kind:
-        try:
-            return self.__dict__["kinds"][name]
-        except KeyError:
-            raise AttributeError(f"the grammar has no kind {name!r}") from None
+        raise AttributeError(f"the grammar has no kind {name!r}")  # kinds are attributes, set by `add`

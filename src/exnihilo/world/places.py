@@ -1,8 +1,7 @@
 """The words of the world, part 1: places, jobs, weather, with the clauses that belong to each.
 
 `PLACES` maps a noun to (preposition, clauses); every clause is a full one in the past tense. `JOBS` maps a
-job to
-(its place, habits); every habit is a verb phrase in the past tense.
+job to (its place, habits); every habit is a verb phrase in the past tense.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The plots: how a story runs, told through `Teller.say`; and what every plot shares.
 
 A plot is a function of the teller and of what the title has already fixed. It may branch on what `say`
-returns and on the state
-of the story, and on nothing else: that is what makes a text determine its derivation.
+returns and on the state of the story, and on nothing else: that is what makes a text determine its
+derivation.
 
-Source of the plan: stories as plans of agents with wants (Meehan, "TALE-SPIN",
-IJCAI 1977), with surface templates.
+Source of the plan: stories as plans of agents with wants (Meehan, "TALE-SPIN", IJCAI 1977), with surface
+templates.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .facts import Cands, Person, Place
+from .facts import Cands, Entity, Person, Place
 from .plots_life import LIFE
 from .plots_things import THINGS
 from .sentences import common
 
 if TYPE_CHECKING:
     from .chooser import Option, Teller
-    from .grammar import Grammar
+    from .grammar import Grammar, Kind
     from .world import World
 
 Plot = Callable[["Teller", dict], None]
@@ -51,6 +51,10 @@ class Plots:
         self._base = tuple(
             (w, k, {}) for w, k in ((3, g.SCENE), (1, g.SKY), (1, g.SNACK), (1, g.HOMESICK), (1, g.MISS))
         )
+        pairs = ((g.Q_HOME, g.A_HOME), (g.Q_JOB, g.A_JOB), (g.Q_FOOD, g.A_FOOD), (g.Q_FRIEND, g.A_FRIEND))
+        self.about: dict[Entity, tuple[Asked, ...]] = {
+            p: tuple((1, q, {"d": p}, a, {"d": p}) for q, a in pairs) for p in world.sheet.people
+        }
         self._glad, self._sad = (2, g.GLAD, {}), (2, g.SAD, {})
         self._beast = (1, g.BEAST, {})
         self._known_beast = ((1, g.FEED, {}), (1, g.SLEEPER, {}))
@@ -84,39 +88,11 @@ def coda(c: Teller) -> None:
     g = c.world.grammar
     if not c.world.sheet.size.questions:
         return
-    hero = c.ctx["a"]
-    asked = []
-    for thing, owner in c.has.items():
-        if isinstance(owner, Person):
-            asked.append((4, g.Q_HAS, {"t": thing}, g.A_HAS, {"t": thing, "b": owner}))
-            holder = owner is hero
-            answer = g.A_YES if holder else g.A_NO
-            asked.append((1, g.Q_STILL, {"t": thing, "a": hero}, answer, {"t": thing, "a": hero}))
-        elif isinstance(owner, Place):
-            asked.append((4, g.Q_LIES, {"t": thing}, g.A_LIES, {"t": thing, "q": owner}))
-    for person, place in c.loc.items():
-        if not isinstance(person, Person):
-            asked.append((2, g.Q_BEAST, {"x": person}, g.A_BEAST, {"x": person, "q": place}))
-            continue
-        asked.append((2, g.Q_WHERE, {"a": person}, g.A_WHERE, {"a": person, "q": place}))
-        for q, a in (
-            (g.Q_HOME, g.A_HOME),
-            (g.Q_JOB, g.A_JOB),
-            (g.Q_FOOD, g.A_FOOD),
-            (g.Q_FRIEND, g.A_FRIEND),
-        ):
-            asked.append((1, q, {"d": person}, a, {"d": person}))
-    mood = c.mood.get(hero, 0)
-    if mood:
-        asked.append((2, g.Q_FEEL, {"a": hero}, g.A_GOOD if mood > 0 else g.A_BAD, {"a": hero}))
-    if not isinstance(c.ctx["x"], Cands):
-        asked.append((2, g.Q_FODDER, {"x": c.ctx["x"]}, g.A_FODDER, {"x": c.ctx["x"]}))
-    for left in range(c.world.sheet.size.questions, 0, -1):
+    asked = _askable(c)
+    for _ in range(c.world.sheet.size.questions):
         total = sum([q[0] for q in asked])
         c.paragraph()
-        options: list[Option] = [(q[0], q[1], q[2]) for q in asked]
-        first = left == c.world.sheet.size.questions
-        kind, bound = c.say(*options, (total * (2 if first else 1), g.END, {}))
+        kind, bound = c.say(*[(q[0], q[1], q[2]) for q in asked], (total, g.END, {}))
         if kind is g.END:
             return
         for i, (_, question, args, answer, more) in enumerate(asked):
@@ -124,3 +100,33 @@ def coda(c: Teller) -> None:
                 c.one(answer, **more)
                 del asked[i]
                 break
+
+
+Asked = tuple[int, "Kind", dict, "Kind", dict]  # weight, question and its slots, answer and its slots
+
+
+def _askable(c: Teller) -> list[Asked]:
+    """The questions that the story, as it stands, or the fact sheet answers."""
+    g = c.world.grammar
+    hero = c.ctx["a"]
+    out: list[Asked] = []
+    for thing, owner in c.has.items():
+        if isinstance(owner, Person):
+            out.append((4, g.Q_HAS, {"t": thing}, g.A_HAS, {"t": thing, "b": owner}))
+            two = {"t": thing, "a": hero}
+            out.append((1, g.Q_STILL, two, g.A_YES if owner is hero else g.A_NO, two))
+        elif isinstance(owner, Place):
+            out.append((4, g.Q_LIES, {"t": thing}, g.A_LIES, {"t": thing, "q": owner}))
+    for being, place in c.loc.items():
+        if isinstance(being, Person):
+            out.append((2, g.Q_WHERE, {"a": being}, g.A_WHERE, {"a": being, "q": place}))
+            out += c.world.plots.about[being]
+        else:
+            out.append((2, g.Q_BEAST, {"x": being}, g.A_BEAST, {"x": being, "q": place}))
+    mood = c.mood.get(hero, 0)
+    if mood:
+        out.append((2, g.Q_FEEL, {"a": hero}, g.A_GOOD if mood > 0 else g.A_BAD, {"a": hero}))
+    beast = c.ctx["x"]
+    if not isinstance(beast, Cands):
+        out.append((2, g.Q_FODDER, {"x": beast}, g.A_FODDER, {"x": beast}))
+    return out

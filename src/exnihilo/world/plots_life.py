@@ -80,8 +80,8 @@ def pet(c: Teller, f: dict) -> None:
 def quarrel_kinds(g: Grammar) -> None:
     k = g.add
     k("T_QUARREL", "The Quarrel", "{a.n} Gets Angry", "One {t.T} for Two", "The Quarrel about the {t.T}")
-    k("GROUND", "On the ground lay {t.a}.", "They found {t.a} in the grass.", "Between them lay {t.a}.",
-      event="find", roles="agent:a patient:t", does="has p t")  # fmt: skip
+    k("GROUND", "On the ground lay {t.a}.", "They found {t.a} at their feet.", "Between them lay {t.a}.",
+      event="spot", roles="agent:a patient:t location:p", does="has p t")  # fmt: skip
     k("BOTH", "Both of them wanted {t}.", "{a} and {b.n} reached for {t} at the same time.",
       event="want", roles="agent:a patient:t")  # fmt: skip
     k("GRAB", "{b.n} grabbed {t} and held on to it.", "{b.n} was faster and took {t}.",
@@ -100,9 +100,9 @@ def quarrel_kinds(g: Grammar) -> None:
     k("YIELD", '"Keep it," said {a.n}, "I have enough at home."', "{a.n} let {b.n} keep {t}.",
       event="yield", roles="agent:a patient:t recipient:b", does="mood a 1; mood b 1", v=1)  # fmt: skip
     k("TEAR", "They pulled until the {t.part} broke.", "{a} pulled, {b.n} pulled, and {t} fell into the mud.",
-      event="break", roles="agent:a patient:t", does="has p t; mood a -1; mood b -1", v=-1)  # fmt: skip
+      event="break", roles="agent:a patient:t location:p", does="has p t; mood a -1; mood b -1", v=-1)  # fmt: skip
     k("PART", "{b.n} went away with {t}.", "Without a word, {b.n} left with {t}.",
-      event="leave", roles="agent:b patient:t", v=-1)  # fmt: skip
+      event="depart", roles="agent:b patient:t", does="away b b", v=-1)  # fmt: skip
 
 
 def quarrel(c: Teller, f: dict) -> None:
@@ -145,7 +145,7 @@ def feast_kinds(g: Grammar) -> None:
       event="go", roles="agent:a destination:q", does="loc a q")  # fmt: skip
     k("ARRIVE", "{b.n} came and brought {t.a}.", "{b.n} knocked and held out {t.a}.",
       "Then {b.n} arrived with {t.a}.",
-      event="come", roles="agent:b patient:t location:q", does="loc b q; has a t", v=1)  # fmt: skip
+      event="come", roles="agent:b patient:t recipient:a location:q", does="loc b q; has a t", v=1)  # fmt: skip
     k("ABSENT", "{b.n} did not come.", "{b.n} was ill and stayed in bed.", "Nobody saw {b.n} that night.",
       event="miss", roles="agent:b", v=-1)  # fmt: skip
     k("TALLY", "{count} sat at the table.", "{count} ate with {a.n}.", event="count", roles="agent:a")
@@ -194,7 +194,7 @@ def learn_kinds(g: Grammar) -> None:
     k("WISH", "{a} wanted to learn the trade of {b.n}, {b.thejob}.", "{a} admired {b.n}, who was {b.ajob}.",
       event="want", roles="agent:a patient:b")  # fmt: skip
     k("TOWORK", "So {a} {go} {q.to}, where {b.n} worked.", "{b.n} worked {q.at}, so {a} {go} there.",
-      event="go", roles="agent:a destination:q", does="loc a q; loc b q")  # fmt: skip
+      event="go", roles="agent:a destination:q host:b", does="loc a q; loc b q")  # fmt: skip
     k("ASKTEACH", '"Will you teach me?" asked {a.n}.', '"I want to be {b.ajob} too," said {a.n}.',
       event="ask", roles="agent:a recipient:b")  # fmt: skip
     k("AGREED", '"Watch me first," said {b.n}.', '"Yes, but it is hard," said {b.n}.',
@@ -215,7 +215,7 @@ def learn_kinds(g: Grammar) -> None:
 def learn(c: Teller, f: dict) -> None:
     g = c.world.grammar
     a = opening(c, f["a"])
-    apart = Cands(p for p in others(c, a).items if p.job != a.job)
+    apart = c.world.apart[a]
     b = c.say((4, g.WISH, {"a": a, "b": apart}), pad=2, pool=c.world.plots.intro)[1]["b"]
     c.paragraph()
     args = {"a": a, "b": b}
@@ -257,10 +257,10 @@ def race_kinds(g: Grammar) -> None:
     k("LEAD_B", "{b.n} took the lead.", "{a.n} stumbled, and {b.n} passed.", "Now {b.n} was in front.",
       event="lead", roles="agent:b")  # fmt: skip
     k("WIN_A", "{a.n} was the first {q.at} and won {t}.", "Nobody passed {a.n} again, and {t} went to {a.n}.",
-      event="win", roles="agent:a patient:t location:q",
+      event="win", roles="agent:a patient:t location:q rival:b",
       does="has a t; loc a q; loc b q; mood a 1; mood b -1", v=1)  # fmt: skip
     k("WIN_B", "{b.n} was the first {q.at} and won {t}.", "Nobody passed {b.n} again, and {t} went to {b.n}.",
-      event="win", roles="agent:b patient:t location:q",
+      event="win", roles="agent:b patient:t location:q rival:a",
       does="has b t; loc a q; loc b q; mood b 1; mood a -1", v=-1)  # fmt: skip
     k("SPORT", '"You ran well," said {b.n}.', "They shook hands.", "{b.n} bowed to {a.n} {way}.",
       event="greet", roles="agent:b recipient:a", v=1)  # fmt: skip

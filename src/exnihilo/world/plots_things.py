@@ -34,7 +34,7 @@ def lost_kinds(g: Grammar) -> None:
     k("SEEN_AT", '"I saw it {q.at}," said {b.n}.', '"It is {q.at}, I think," said {b.n}.',
       '"Somebody left it {q.at}," answered {b.n}.', event="answer", roles="agent:b recipient:a")  # fmt: skip
     k("SEEN_ME", '"Here it is, I found it {q.at}," said {b.n}.', '"I picked it up {q.at}," said {b.n}.',
-      event="answer", roles="agent:b recipient:a", does="has b t", v=1)  # fmt: skip
+      event="answer", roles="agent:b recipient:a patient:t", does="has b t", v=1)  # fmt: skip
     k("BACK", "{b.n} gave {t} back to {a.n}.", "Then {b.n} put {t} into {a.g} hands.",
       "{b.n} gave {a.n} {t}.",
       event="give", roles="agent:b patient:t recipient:a", does="has a t; mood a 1", v=1)  # fmt: skip
@@ -105,7 +105,7 @@ def gift_kinds(g: Grammar) -> None:
     k("REFUSE", '"That is not enough," said {b.n}.', '"Come back with {num} pennies," said {b.n}.',
       event="refuse", roles="agent:b recipient:a", v=-1)  # fmt: skip
     k("VISIT", "{b.n} lived near {q}, so {a} {go} there.", "{a} {go} {q.to}, for {b.n} lived near it.",
-      event="go", roles="agent:a destination:q", does="loc a q; loc b q")  # fmt: skip
+      event="go", roles="agent:a destination:q host:b", does="loc a q; loc b q")  # fmt: skip
     k("GIVE", "{a} gave {t} to {b.n}.", "{a} handed {t} to {b.n} {way}.", "{a} gave {b.n} {t}.",
       event="give", roles="agent:a patient:t recipient:b", does="has b t; mood b 1", v=1)  # fmt: skip
     k("COOKED", "So {a} cooked some {b.food} for {b.n} instead.",
@@ -167,11 +167,11 @@ def errand_kinds(g: Grammar) -> None:
     k("FORGET", "{a} took a rest and forgot {t} there.", "{a} put {t} down and left without it.",
       event="leave", roles=AT, does="has p t")  # fmt: skip
     k("SEEK", "{d.n} worked {q.at}, so {a} {go} there.", "{a} {go} {q.to}, where {d.n} worked.",
-      event="go", roles="agent:a destination:q", does="loc a q; loc d q")  # fmt: skip
+      event="go", roles="agent:a destination:q host:d", does="loc a q; loc d q")  # fmt: skip
     k("EMPTY", "But {a.g} hands were empty: {t} was still {q.at}.", "But {a} had left {t} {q.at}.",
       event="notice", roles="agent:a patient:t", does="mood a -1", v=-1)  # fmt: skip
     k("FETCH", "{a} picked up {t} and {go} back.", "There was {t}, and {a} took it back.",
-      event="take", roles="agent:a patient:t", does="has a t; loc a q")  # fmt: skip
+      event="take", roles="agent:a patient:t destination:q", does="has a t; loc a q")  # fmt: skip
     k("LATE", '"Better late than never," said {d.n}.', "{d.n} laughed and waited.",
       event="answer", roles="agent:d recipient:a", v=1)  # fmt: skip
 
@@ -223,14 +223,14 @@ def trade_kinds(g: Grammar) -> None:
     k = g.add
     k("T_TRADE", "A Fair Swap", "The {t.T} and the {u.T}", "{a.n} Wants the {u.T}", "{a.n} Makes an Offer")
     k("COVET", "But {a} wanted {u.a}, and {b.n} had just that.", "{b.n} had {u.a}, and {a} wanted it badly.",
-      "Yet {a} dreamed of the {u.n} of {b.n}, {u.a}.",
-      event="want", roles="agent:a patient:u", does="has b u")  # fmt: skip
+      "Yet {a} dreamed of {u.a} like that of {b.n}.",
+      event="want", roles="agent:a patient:u owner:b", does="has b u")  # fmt: skip
     k("OFFER", '"Will you give me {u} for {t.a}?" asked {a.n}.', '"I offer you {t.a} for {u}," said {a.n}.',
       event="offer", roles="agent:a patient:t recipient:b")  # fmt: skip
     k("AGREE", '"That is fair," said {b.n}.', '"Yes, let us swap," said {b.n}.', "{b.n} nodded {way}.",
       event="agree", roles="agent:b recipient:a", v=1)  # fmt: skip
     k("SWAP", "{a} gave {t} to {b.n} and got {u} in return.", "So {a} took {u}, and {b.n} took {t}.",
-      event="swap", roles="agent:a patient:u recipient:b", does="has b t; has a u; mood a 1; mood b 1",
+      event="swap", roles="agent:a patient:u recipient:b exchange:t", does="has b t; has a u; mood a 1; mood b 1",
       v=1)  # fmt: skip
     k("DECLINE", '"No, I would never part with {u}," said {b.n}.', '"I do not need {t.an}," said {b.n}.',
       "{b.n} shook {b.p} head and kept {u}.",
@@ -238,8 +238,9 @@ def trade_kinds(g: Grammar) -> None:
     k("LEND", '"But you may borrow {u} for a week," said {b.n}, and {a.n} took it.',
       "But {b.n} lent {u} to {a.n} for a week.",
       event="lend", roles="agent:b patient:u recipient:a", does="has a u; mood a 1", v=1)  # fmt: skip
-    k("LEAVE", "So {a} kept {t} and {go} home.", "{a} left with {t} and without {u}.",
-      event="keep", roles="agent:a patient:t", v=-1)  # fmt: skip
+    k("LEAVE", "So {a} kept {t} and {go} home {q.to}.",
+      "{a} went home {q.to} with {t} and without {u}.",
+      event="keep", roles="agent:a patient:t destination:q", does="loc a q", v=-1)  # fmt: skip
 
 
 def trade(c: Teller, f: dict) -> None:
@@ -257,7 +258,7 @@ def trade(c: Teller, f: dict) -> None:
     if c.say((3, g.AGREE, args), (2, g.DECLINE, args))[0] is g.AGREE:
         c.one(g.SWAP, **args)
         glad(c, a)
-    elif c.say((1, g.LEND, args), (2, g.LEAVE, args))[0] is g.LEND:
+    elif c.say((1, g.LEND, args), (2, g.LEAVE, args | {"q": a.home}))[0] is g.LEND:
         c.one(g.THANKS, a=b, b=a)
         glad(c, a)
     else:
@@ -278,7 +279,7 @@ def repair_kinds(g: Grammar) -> None:
       event="break", roles="agent:a patient:t", does="mood a -1", v=-1)  # fmt: skip
     k("CRAFT", "{d.n} was {d.ajob} and worked {q.at}, so {a} {go} there.",
       "{a} took {t} to {d.n}, {d.thejob}, who worked {q.at}.",
-      event="go", roles="agent:a destination:q", does="loc a q; loc d q")  # fmt: skip
+      event="go", roles="agent:a destination:q host:d", does="loc a q; loc d q")  # fmt: skip
     k("ASKMEND", '"Can you mend {t.it}?" asked {a.n}.', '"The {t.part} is broken, please help," said {a.n}.',
       '"Look at my poor {t.n}," said {a.n}.', event="ask", roles="agent:a recipient:d")  # fmt: skip
     k("CANNOT", '"I am sorry, that is beyond me," said {d.n}.',
@@ -306,8 +307,9 @@ def repair(c: Teller, f: dict) -> None:
     for _ in range(2):
         c.paragraph()
         taken = (a, *tried)
-        craft = Cands(p for p in c.world.craft.items if p not in taken and p.work is not c.ctx["p"])
-        options = [(1, g.CRAFT, {"a": a, "d": d, "q": d.work, "t": t}) for d in craft.items]
+        able = [p for p in c.world.craft.items if p not in taken and p.work is not c.ctx["p"]]
+        able = able or [p for p in c.world.craft.items if p not in taken]
+        options = [(1, g.CRAFT, {"a": a, "d": d, "q": d.work, "t": t}) for d in able]
         d = c.say(*options)[1]["d"]
         tried.append(d)
         c.at(d.work)
@@ -328,7 +330,7 @@ def hide_kinds(g: Grammar) -> None:
       event="hide", roles=AT, does="has p t")  # fmt: skip
     k("SPY", "Later {b.n} came {q.to} and found {t}.",
       "But {b.n} had been watching and soon found {t} {q.at}.",
-      event="find", roles="agent:b patient:t location:q", does="loc b q")  # fmt: skip
+      event="discover", roles="agent:b patient:t location:q", does="loc b q")  # fmt: skip
     k("MOVE", "{b.n} carried {t} {r.to} and hid it {hid}.", "{b.n} took {t} and hid it {r.at}, {hid}.",
       event="move", roles="agent:b patient:t destination:r", does="has r t; loc b r")  # fmt: skip
     k("STEAL", "{b.n} took {t} and told nobody.", "{b.n} put {t} into {b.p} bag.",

@@ -1,15 +1,13 @@
 """Probes: a prompt with continuations of which one is right, for comparing a random model with a trained one.
 
 A probe is scored by whichever continuation has the higher log-likelihood after the prompt; chance is `1 /
-len(choices)`. The prompts
-are beginnings of held-out documents and the continuations are what the generator itself might write there,
-so a
-model that has reached the entropy floor answers all of them.
+len(choices)`. The prompts are beginnings of held-out documents and the continuations are what the
+generator itself might write there, so a model that has reached the entropy floor answers all of them.
 
 - "consistency": the truth of *this* story: who has the thing, where somebody is, who fell asleep, which
-thing it was.
+  thing it was.
 - "recall": facts of the world, which this story does not say: where somebody lives, what they do, eat, and
-whose friend they are.
+  whose friend they are.
 """
 
 from __future__ import annotations
@@ -71,7 +69,7 @@ def consistency(world: World, doc: Document, draws: Draws) -> Probe | None:
     for being, place in loc.items():
         there = [f" {q.f['at']}." for q in places if q is not place][:3]
         if isinstance(being, Person) and there:
-            question = f"Where was {being.name} in the end? {being.name} was"
+            question = f"Where was {being.name} last seen? {being.name} was"
             options.append((question, f" {place.f['at']}.", there, "place"))
     for i, step in enumerate(doc.steps[:-1]):
         span = doc.spans[i + 1]

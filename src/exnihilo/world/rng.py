@@ -1,9 +1,8 @@
 """Random numbers that are the same on every machine: SplitMix64 read as a counter-based generator.
 
 Draw k of stream key is `mix(key + (k + 1) * GOLDEN mod 2^64)`: pure integer arithmetic, random access, no
-state
-shared between documents. `random.Random` and numpy's `Generator` are avoided, because the numbers behind
-their methods may change between versions.
+state shared between documents. `random.Random` and numpy's `Generator` are avoided, because the numbers
+behind their methods may change between versions.
 
     draws = block(stream(seed, 7), 0, 64)      # 64 integers in [0, 2^64)
 

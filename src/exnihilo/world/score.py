@@ -1,8 +1,7 @@
 """The exact probability of a text, and whether sentences are well formed: from the text alone.
 
 `parse` finds every derivation of a text by telling stories against it (see `chooser.Scorer`); the
-probability is their sum. Every
-derivation that a sampled text has is tested to be the only one.
+probability is their sum. Every derivation that a sampled text has is tested to be the only one.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@
     task.check("5 * 4 + 2")             # True if it reaches the target with the numbers given, each used at
     most once
 
-Checkers are strict about the answer and lenient about its wrapping: the last line counts, with "Answer:" or
-a full stop around it. No
-`eval`: expressions are read by a small parser.
+Checkers are strict about the answer and lenient about its wrapping: the last line counts, with "Answer:"
+or a full stop around it. No `eval`: expressions are read by a small parser.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 mended.
 
 `THINGS` maps a noun to (adjectives, use, detail, part): `use` is a verb phrase in which "it" is the thing,
-`detail` a
-clause about it, `part` what may break.
+`detail` a clause about it, `part` what may break.
 """
 
 from __future__ import annotations

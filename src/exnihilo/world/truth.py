@@ -45,7 +45,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened: `roles` maps agent, patient, recipient, location, destination to names.
+    """Something that happened: `roles` maps the roles of `ROLES` that it has to names.
 
     `spans` holds the mention of each role inside the sentence, where it has one; `sentence` indexes
     `document.spans`.
@@ -142,6 +142,7 @@ ASK: dict[str, tuple[tuple[str, str], ...]] = {
     "own": (("What did {agent} own?", "patient"), ("Who owned {patient}?", "agent")),
     "lose": (("Who lost {patient}?", "agent"), ("What did {agent} lose?", "patient")),
     "find": (("Who found {patient}?", "agent"), ("What did {agent} find?", "patient")),
+    "discover": (("Who found {patient}?", "agent"),),
     "meet": (("Where did {agent} meet {patient}?", "location"),),
     "hide": (("Where did {agent} hide {patient}?", "location"), ("Who hid {patient}?", "agent")),
     "buy": (("Who bought {patient}?", "agent"), ("What did {agent} buy?", "patient")),
@@ -193,7 +194,7 @@ def questions(doc: Document) -> tuple[Question, ...]:
         elif isinstance(owner, Place):
             asked[f"Where was {named(thing)} in the end?"] = (owner, doc.story_end)
     for being, place in loc.items():
-        asked[f"Where was {being.name} in the end?"] = (place, doc.story_end)
+        asked[f"Where was {being.name} last seen?"] = (place, doc.story_end)
     for text, (entity, sentence) in asked.items():
         if len(answers.get(text, "1")) == 1:  # one answer, however often it happened
             mention = _span(doc, entity, sentence)
@@ -202,7 +203,7 @@ def questions(doc: Document) -> tuple[Question, ...]:
     return (*out, *_unanswerable(doc))
 
 
-ROLES = ("agent", "patient", "recipient", "location", "destination")
+ROLES = ("agent", "patient", "recipient", "location", "destination", "owner", "exchange", "host", "rival")
 
 
 def _state(doc: Document) -> tuple[dict[Entity, Entity], dict[Thing, Entity]]:

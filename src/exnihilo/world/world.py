@@ -6,14 +6,14 @@
     world.log_prob(text)                # exact, nats; -inf if the world cannot tell it
 
 `seed` fixes the facts (who lives where ...) and the stream of stories. Document i is a pure function of
-(seed, i), so training and
-validation are ranges of indices: by custom, training counts up from 0 and held-out documents start at
-`HELD_OUT`.
+(seed, i), so training and validation are ranges of indices: by custom, training counts up from 0 and
+held-out documents start at `HELD_OUT`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import cached_property
 from itertools import count, islice
 
@@ -71,9 +71,10 @@ class World:
         self.things_odd = Cands([t for t in sheet.things if t.noun not in even] or sheet.things)
         self.others: dict[Entity, Cands[Person]] = {p: self.people.without(p) for p in sheet.people}
         self.elsewhere: dict[Entity, Cands[Place]] = {p: self.places.without(p) for p in sheet.places}
+        self.apart = {p: Cands(q for q in sheet.people if q.job != p.job) for p in sheet.people}
         self.starts: dict[Entity, Cands] = {p: Cands((p.home, p.work)) for p in sheet.people}
         crafts = {"smith", "carpenter", "clockmaker", "potter", "weaver", "stonemason", "painter", "miller"}
-        self.craft = Cands([p for p in sheet.people if p.job in crafts] or sheet.people)
+        self.craft = self._craft(crafts)
         numbers = [Word(word) for word in NUMBERS]
         self.prices = Cands(numbers[2 : 2 + n])
         self.below: dict[Entity, Cands] = {
@@ -95,6 +96,11 @@ class World:
         self.grammar = Grammar()
         self.plots = Plots(self, self.grammar)
 
+    def _craft(self, jobs: set[str]) -> Cands[Person]:
+        """Who can mend things: in a tiny world, everybody."""
+        able = [person for person in self.sheet.people if person.job in jobs]
+        return Cands(able if len(able) > 3 else self.sheet.people)
+
     # documents
 
     def document(self, i: int) -> Document:
@@ -108,20 +114,14 @@ class World:
         for i in count(start) if n is None else range(start, start + n):
             yield self.document(i)
 
-    def enumerate(self) -> Iterator[tuple[Document, float]]:
-        """Every sequence of draws of this world with its probability: for tiny worlds only.
-
-        A text may come more than once, as several draws may lead to the same choice (weights are integers).
-        """
+    def enumerate(self) -> Iterator[tuple[Document, Fraction]]:
+        """Every derivation of this world with its exact probability: for tiny worlds only."""
         path: list[int] = []
         while True:
             teller = Enumerator(self, path)
             tell(teller)
+            yield Document(self, None, teller.steps, teller.log_prob), teller.probability
             sizes = teller.sizes
-            p = 1.0
-            for size in sizes:
-                p /= size
-            yield Document(self, None, teller.steps, teller.log_prob), p
             path = (path + [0] * len(sizes))[: len(sizes)]
             while path and path[-1] + 1 == sizes[len(path) - 1]:
                 path.pop()

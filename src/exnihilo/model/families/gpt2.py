@@ -84,6 +84,7 @@ FAMILY = Family(
         "reorder_and_upcast_attn": False,
         "add_cross_attention": False,
     },
+    optional=frozenset({"n_inner"}),
     prefix="transformer.",
     ignored=(".attn.bias", ".attn.masked_bias"),
     more=lambda config: {

@@ -4,7 +4,7 @@ names: transformers' `LlamaForCausalLM`."""
 from __future__ import annotations
 
 from exnihilo.model.family import Family
-from exnihilo.model.rotary_hf import DEFAULTS, FIXED, KEYS, more, read, trunk_renames
+from exnihilo.model.rotary_hf import DEFAULTS, FIXED, KEYS, OPTIONAL, more, read, trunk_renames
 
 FAMILY = Family(
     name="llama",
@@ -25,6 +25,7 @@ FAMILY = Family(
     defaults={**DEFAULTS, "max_position_embeddings": 2048},
     fixed={**FIXED, "mlp_bias": False},
     ignored=("rotary_emb.inv_freq",),
+    optional=OPTIONAL,
     more=more,
     read=read,
 )

@@ -4,7 +4,7 @@ keys, SwiGLU. The default decoder. Tensor names: transformers' `Qwen3ForCausalLM
 from __future__ import annotations
 
 from exnihilo.model.family import Family
-from exnihilo.model.rotary_hf import DEFAULTS, FIXED, KEYS, more, read, trunk_renames
+from exnihilo.model.rotary_hf import DEFAULTS, FIXED, KEYS, OPTIONAL, more, read, trunk_renames
 
 FAMILY = Family(
     name="qwen3",
@@ -25,6 +25,7 @@ FAMILY = Family(
     defaults={**DEFAULTS, "max_position_embeddings": 32768, "head_dim": 128},
     fixed={**FIXED, "use_sliding_window": False},
     ignored=("rotary_emb.inv_freq",),
+    optional=OPTIONAL,
     more=lambda config: {
         **more(config),
         "max_window_layers": config.depth,

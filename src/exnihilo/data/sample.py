@@ -1,0 +1,86 @@
+"""Text of the training split for training a tokenizer: an even sample of the sources and their files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from exnihilo.config import DataConfig
+from exnihilo.data import cache as cached
+from exnihilo.data import split
+from exnihilo.data.base import Example, begins
+from exnihilo.data.prepare import resolve_weights, split_plan, workers_of
+from exnihilo.data.sources import Source, open_sources
+
+OPEN_FILES = 64
+
+
+def texts(
+    config: DataConfig, *, limit_bytes: int, val: DataConfig | None = None, cache: Path | None = None
+) -> Iterator[str]:
+    """Text of the training split alone, to train a tokenizer on: an even sample of about `limit_bytes`.
+
+    Sources take turns by their weights; within one, files take turns in an order that is drawn from their
+    numbers, so each file gives about the same share of itself. A document comes in parts where it is very
+    long.
+
+    Args:
+        val: the validation data that is given apart, if so; nothing is held out then.
+
+    Raises:
+        DataError: as `prepare`.
+    """
+    root = cached.folder(cache)
+    sources = open_sources(config, cache=root)
+    fraction = 0.0 if val else config.val_fraction
+    sizes = [float(s.size or limit_bytes) for s in sources]
+    whole = sum(sizes)
+    weights = resolve_weights(config, sizes) or [n / whole for n in sizes]
+    share = min(1.0, limit_bytes / whole)
+    streams = [_sample(s, split_plan(s, fraction, root, workers_of(config)), share) for s in sources]
+    used = [0.0] * len(sources)
+    alive = set(range(len(sources)))
+    left = limit_bytes
+    while alive and left > 0:
+        s = min(alive, key=lambda i: (used[i] / weights[i], i))
+        text = next(streams[s], None)
+        if text is None:
+            alive.discard(s)
+            continue
+        if len(text) > left:  # a character has at least one byte
+            text = text[:left]
+        size = len(text.encode("utf-8", "replace"))
+        used[s] += size
+        left -= size
+        yield text
+
+
+def _sample(source: Source, plan: split.SplitPlan, share: float) -> Iterator[str]:
+    """Training texts of a source, its files taking turns."""
+    if plan.mode == "tail":  # a few documents, divided in their order
+        yield from (str(e["text"]) for e, side in plan.assign(source.examples()) if side == split.TRAIN)
+        return
+    count = len(source.names)
+    order = sorted(range(count), key=lambda i: hashlib.blake2b(str(i).encode(), digest_size=8).digest())
+    # a quota bounds what one file gives, so that the files behind it have their turn; none where all fit
+    quota = None if share >= 1 or count <= OPEN_FILES else (source.size or 0) * share / count + (64 << 10)
+    for start in range(0, count, OPEN_FILES):
+        streams = [(_train_only(source.read(f), plan), [0]) for f in order[start : start + OPEN_FILES]]
+        while streams:
+            for pair in list(streams):
+                text = next(pair[0], None)
+                if text is None or (quota is not None and pair[1][0] > quota):
+                    streams.remove(pair)
+                    continue
+                pair[1][0] += len(text)
+                yield text
+
+
+def _train_only(examples: Iterator[Example], plan: split.SplitPlan) -> Iterator[str]:
+    side = split.TRAIN
+    for example in examples:
+        if begins(example):
+            side = plan.side(split.document_hash(example))
+        if side == split.TRAIN:
+            yield str(example["text"])

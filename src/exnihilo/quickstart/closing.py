@@ -1,0 +1,105 @@
+"""Stages after training: what it wrote as it learned, what it scores, and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from exnihilo.quickstart.chain import Chain
+
+SHOWN = 4  # texts shown, from the first to the last
+LENGTH = 420  # characters of each
+
+
+def texts(chain: Chain) -> None:
+    """What the model wrote at intervals, from babble on."""
+    chain.head("4  what it wrote, as it learned")
+    files = sorted((chain.run / "samples").glob("step-*.txt"))
+    for file in spread(files, SHOWN):
+        step = int(file.stem.removeprefix("step-"))
+        text = file.read_text(encoding="utf-8").strip()
+        what = "random weights" if step == 0 else f"after {step:,} steps"
+        chain.out.print(f"[bold]{what}[/bold]")
+        cut = text[:LENGTH] + (" ..." if len(text) > LENGTH else "")
+        chain.say("\n".join("  " + line for line in cut.splitlines()))
+
+
+def spread(items: list[Path], count: int) -> list[Path]:
+    """`count` of the items: the first, the last, and between them more of the early ones, where most changes.
+
+    >>> spread([Path(str(i)) for i in range(11)], 4)
+    [PosixPath('0'), PosixPath('1'), PosixPath('4'), PosixPath('10')]
+    """
+    if len(items) <= count:
+        return items
+    last = len(items) - 1
+    places = [round(last * (i / (count - 1)) ** 2) for i in range(count)]
+    return [items[i] for i in dict.fromkeys(places)]
+
+
+def scores(chain: Chain) -> None:
+    """The curve, and random weights against the base model, each with its interval and its chance level."""
+    from exnihilo.report import plot, terminal
+    from exnihilo.report.folder import open_run
+
+    chain.head("5  what it has learned")
+    run = open_run(chain.run)
+    curves = plot.curves(run.train, run.val)
+    floor, chance = chain.figures.get("floor_nats"), chain.figures.get("chance_nats")
+    where = "the embedded world" if chain.world else str(chain.data)
+    plot.png(curves, chain.run / "loss.png", floor=floor, chance=chance, title=f"Loss on {where}")
+    width = min(88, chain.out.width)
+    drawable = terminal.can_draw(chain.out.file)
+    chain.out.print(terminal.loss(curves, floor=floor, chance=chance, width=width, unicode=drawable))
+    if chain.world:
+        from exnihilo.quickstart.world_scores import score
+    else:
+        from exnihilo.quickstart.own_scores import score
+    chain.tables = score(chain)
+    for table in chain.tables:
+        show(chain, table)
+
+
+def show(chain: Chain, table: dict[str, Any]) -> None:
+    """One table of figures."""
+    shown = Table(title=table["title"], title_justify="left", title_style="bold", caption=table.get("note"),
+                  caption_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))  # fmt: skip
+    for index, name in enumerate(table["head"]):
+        shown.add_column(name, justify="left" if index == 0 else "right")
+    for row in table["rows"]:
+        shown.add_row(*row)
+    chain.out.print()
+    chain.out.print(shown)
+
+
+def report(chain: Chain) -> None:
+    """Figures as JSON, the page, and what to do next."""
+    from exnihilo.report.page import write
+
+    chain.figures["tables"] = chain.tables
+    chain.figures["seconds"] = round(chain.seconds, 1)
+    path = chain.run / "quickstart.json"
+    path.write_text(json.dumps(chain.figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    page = write(chain.run)
+    chain.head(f"done in {int(chain.seconds) // 60} min {int(chain.seconds) % 60:02d} s")
+    chain.say(f"run     {chain.run}  (also a Hugging Face folder)")
+    chain.say(f"report  {page}")
+    chain.say(f"plot    {chain.run / 'loss.png'}")
+    prompt = "One rainy morning, Clara" if chain.world else _beginning(chain)
+    chain.say("next    let it write, and train on files of your own:")
+    chain.say(f'  exnihilo sample {chain.run} "{prompt}" temperature=0.8')
+    if chain.world:
+        chain.say("  exnihilo quickstart --data PATH")
+    else:
+        chain.say(f"  exnihilo train gpt data={chain.data} minutes=15 run=runs/mine")
+
+
+def _beginning(chain: Chain) -> str:
+    """First words of a held-out text, as a prompt that a shell takes as it is."""
+    from exnihilo.quickstart.own_scores import held_out_text
+
+    words = [word for word in held_out_text(chain, 2000).split() if word.isalpha()]
+    return " ".join(words[:3]) or "The"
