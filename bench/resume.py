@@ -1,7 +1,7 @@
 """Exactness: a run that is killed (SIGKILL) at random moments and resumed ends with the very bits of one
 that was not.
 
-    python bench/resume.py [--trials 20] [--seed 0]
+    python bench/resume.py [--trials 20] [--seed 0] [--steps 60]
 
 Each trial starts the same small run, kills its process at random moments (between steps, in one, while a
 checkpoint is written), resumes it until it ends, and compares all tensors of its last checkpoint, weights,
@@ -32,30 +32,31 @@ from exnihilo.config import (
     BatchConfig,
     CheckpointConfig,
     CodecConfig,
+    DataConfig,
     EvalConfig,
     ModelConfig,
     RunConfig,
+    SourceConfig,
 )
 from exnihilo.errors import ExNihiloError
 from exnihilo.train import run as train
 from exnihilo.train.metrics import rows
 from exnihilo.train.runfolder import commit
 
-STEPS = 60
 LOADED = ("model", "optim", "ema")
 
 
-def config(run: Path, data: Path) -> RunConfig:
+def config(run: Path, data: Path, steps: int) -> RunConfig:
     """A run of a few seconds that saves, evaluates and averages often; its measured choices are given."""
     return RunConfig(
         run=str(run),
-        data=str(data),
+        data=DataConfig(sources=(SourceConfig(path=str(data)),)),
         codec=CodecConfig(kind="bytes"),
         model=ModelConfig(depth=1, width=64, context=32, dropout=0.1),
         batch=BatchConfig(tokens=256, micro_tokens=128),
         checkpoint=CheckpointConfig(every=7),
         eval=EvalConfig(every=20, tokens=256),
-        steps=STEPS,
+        steps=steps,
         ema=0.99,
         seed=3,
         threads=1,
@@ -72,7 +73,7 @@ def text(path: Path) -> None:
     path.write_text("\n\n".join(lines))
 
 
-def start(run: Path, data: Path, *, resume: bool) -> int:
+def start(run: Path, data: Path, steps: int, *, resume: bool) -> int:
     """Train in a forked process; returns its process id."""
     sys.stdout.flush()
     child = os.fork()
@@ -81,7 +82,7 @@ def start(run: Path, data: Path, *, resume: bool) -> int:
     code = 0
     try:
         os.setpgrp()
-        train(config(run, data), resume=resume, progress=False)
+        train(config(run, data, steps), resume=resume, progress=False)
     except ExNihiloError as error:
         print(error, file=sys.stderr)
         code = 1
@@ -96,19 +97,21 @@ def finish(child: int) -> int:
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: some seconds after the run has written a number of metrics rows (so that it does not depend on
-    how busy the machine is), or at the next save after that."""
+    """When to kill: some seconds after a number of metrics rows is written, or at the next save after that.
+
+    Rows, so that it does not depend on how busy the machine is.
+    """
 
     rows: int
     seconds: float
     at_save: bool
 
 
-def trial(folder: Path, data: Path, moments: list[Moment]) -> list[dict[str, object]]:
+def trial(folder: Path, data: Path, steps: int, moments: list[Moment]) -> list[dict[str, object]]:
     """Train with a SIGKILL at each of these moments, then to the end; returns what each cut hit."""
     cuts: list[dict[str, object]] = []
     for moment in moments:
-        child = start(folder, data, resume=(folder / "config.toml").exists())
+        child = start(folder, data, steps, resume=(folder / "config.toml").exists())
         done, end = False, None
         while not done:
             done = os.waitpid(child, os.WNOHANG) != (0, 0)
@@ -125,7 +128,7 @@ def trial(folder: Path, data: Path, moments: list[Moment]) -> list[dict[str, obj
         cuts.append({"step": step, "seconds after": round(moment.seconds, 4), "saving": saving(folder)})
         if not (folder / "config.toml").exists():  # cut in preparation: there is nothing to resume yet
             shutil.rmtree(folder, ignore_errors=True)
-    code = finish(start(folder, data, resume=(folder / "config.toml").exists()))
+    code = finish(start(folder, data, steps, resume=(folder / "config.toml").exists()))
     if code:
         raise SystemExit(f"a resumed run ended with {code}")
     return cuts
@@ -147,10 +150,10 @@ def saving(folder: Path) -> bool:
         return False
 
 
-def differences(a: Path, b: Path) -> list[str]:
+def differences(a: Path, b: Path, steps: int) -> list[str]:
     """Tensors of the last checkpoints that are not equal bit for bit, and metrics rows that differ."""
     found = []
-    name = f"checkpoints/step-{STEPS:08d}"
+    name = f"checkpoints/step-{steps:08d}"
     for stem in LOADED:
         x, y = load_file(a / name / f"{stem}.safetensors"), load_file(b / name / f"{stem}.safetensors")
         if x.keys() != y.keys():
@@ -170,7 +173,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
+    steps: int = arguments.steps
     draw = random.Random(arguments.seed)
     where = {
         "bench": "resume",
@@ -182,27 +187,27 @@ def main() -> int:
         os.environ["EXNIHILO_CACHE"] = str(base / "cache")
         data = base / "corpus.txt"
         text(data)
-        finish(start(base / "warm", data, resume=False))  # fills the data cache
+        finish(start(base / "warm", data, 1, resume=False))  # fills the data cache
         begun = time.monotonic()
-        finish(start(base / "whole", data, resume=False))
+        finish(start(base / "whole", data, steps, resume=False))
         length = time.monotonic() - begun
         equal = hit = 0
         for number in range(arguments.trials):
             run = base / f"cut-{number}"
             count = draw.choice((1, 1, 2))
             moments = [
-                Moment(draw.randint(0, STEPS), draw.uniform(0, 2 * length / STEPS), draw.random() < 0.4)
+                Moment(draw.randint(0, steps), draw.uniform(0, 2 * length / steps), draw.random() < 0.4)
                 for _ in range(count)
             ]
-            cuts = trial(run, data, moments)
-            wrong = differences(base / "whole", run)
+            cuts = trial(run, data, steps, moments)
+            wrong = differences(base / "whole", run, steps)
             equal += not wrong
             hit += any(bool(c["saving"]) for c in cuts)
             row = {**where, "trial": number, "cuts": cuts, "identical": not wrong, "differs": wrong[:5]}
             print(json.dumps(row), flush=True)
             shutil.rmtree(run)
     total = {**where, "trials": arguments.trials, "identical": equal, "cut while saving": hit}
-    print(json.dumps({**total, "steps": STEPS, "uncut_seconds": round(length, 2)}), flush=True)
+    print(json.dumps({**total, "steps": steps, "uncut_seconds": round(length, 2)}), flush=True)
     return 0 if equal == arguments.trials else 1
 
 

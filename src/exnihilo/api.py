@@ -291,7 +291,12 @@ def tokenizer(
         raise UsageError(f"tokenizer action {action!r}", expected="train or show")
     if out is None:
         raise UsageError("tokenizer train without out=DIR", expected="a folder to write tokenizer.json to")
-    config, _ = _configure("gpt", settings, overrides, None, None)
+    config, origins = _configure("gpt", settings, overrides, None, None)
+    for key, origin in origins.items():
+        if origin in ("command line", "python") and key.split(".")[0] not in ("data", "codec"):
+            raise UsageError(
+                f"{key} has no effect on a tokenizer", expected="data.* and codec.*", next=f"leave {key} out"
+            )
     return train_tokenizer(config, Path(out))
 
 

@@ -19,7 +19,8 @@ MICRO_TOKENS = 16_384  # of one forward; changes speed and memory, never the fig
 
 
 def prepare_for(config: RunConfig, progress: Progress, codec: Codec | None = None) -> tuple[Codec, Splits]:
-    """The tokenizer (trained or read) and the data sets of a configuration, through the same cache as training."""
+    """The tokenizer (trained or read) and the data sets of a configuration, through the same cache as
+    training."""
     from exnihilo import codec as codecs
     from exnihilo.data import texts
     from exnihilo.objective import registry
@@ -69,11 +70,15 @@ def evaluate_run(
         given = merge("gpt", settings={"data": data})[0].data
         kept = config.data.model_copy(update={"sources": given.sources, "val_fraction": 0.0})
         # a whole table says more than a path: then nothing of the run's own reading is kept
-        chosen = given.model_copy(update={"val_fraction": 0.0}) if isinstance(data, (dict, DataConfig)) else kept
+        chosen = (
+            given.model_copy(update={"val_fraction": 0.0}) if isinstance(data, (dict, DataConfig)) else kept
+        )
         config = config.model_copy(update={"data": chosen, "val": None})
     elif root is None:
         raise UsageError(
-            f"{run} has no config.toml that names its data", expected="data=PATH", next=f"exnihilo eval {run} data=PATH"
+            f"{run} has no config.toml that names its data",
+            expected="data=PATH",
+            next=f"exnihilo eval {run} data=PATH",
         )
     config = config.model_copy(update={"model": loaded.model.config})
     objective = registry.create(config.objective, config.options)
@@ -82,7 +87,9 @@ def evaluate_run(
         dataset = splits.train if data is not None else splits.val
         if dataset is None:
             raise UsageError(
-                f"{run} was trained without a validation split", expected="data=PATH", next="give held-out data"
+                f"{run} was trained without a validation split",
+                expected="data=PATH",
+                next="give held-out data",
             )
         display.start("evaluate", unit="tokens")
         figures = evaluate(

@@ -1,8 +1,8 @@
 """What a run will cost on this machine, before it starts: parameters, FLOPs, memory, tokens and time.
 
 Counted from the structure: parameters, operations a token, bytes of weights, gradients and optimiser state.
-Measured here, in a few seconds: the matrix-product peak, a step of the chosen shape, the bytes a forward keeps.
-A loss is not forecast: it depends on the data, and no run on it has been seen yet.
+Measured here, in a few seconds: the matrix-product peak, a step of the chosen shape, the bytes a forward
+keeps. A loss is not forecast: it depends on the data, and no run on it has been seen yet.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exnihilo.config import RunConfig
 from exnihilo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from exnihilo.model.model import Model
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,15 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
     from exnihilo.model.model import shape_of
     from exnihilo.parallel import resolve_device
 
-    vocab, note = vocabulary(config)
+    init = None
+    if config.init is not None:
+        from exnihilo.interop.load import load
+
+        init = load(config.init).model
+        config = config.model_copy(update={"model": init.config})
+        vocab, note = init.config.vocab_size, f"of {config.init}"
+    else:
+        vocab, note = vocabulary(config)
     model = resolve(config.model, vocab)
     assert model.width is not None and model.vocab_size is not None
     count = parameters(model)
@@ -78,7 +89,7 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
     per_token = flops_per_token(model, model.context)
     measured: dict[str, Any] = {}
     if measure:
-        measured = _measure(config, model.vocab_size, step_tokens, per_token)
+        measured = _measure(config, model.vocab_size, step_tokens, per_token, init)
     steps, tokens, seconds = budget(config, step_tokens, measured.get("tokens_per_second"))
     weights = 4 * count
     state = _optimizer_bytes(config, model)
@@ -138,7 +149,8 @@ def vocabulary(config: RunConfig) -> tuple[int, str]:
 def budget(
     config: RunConfig, step_tokens: int, tokens_per_second: float | None
 ) -> tuple[int | None, int | None, float | None]:
-    """(steps, tokens, seconds) of a run: whichever of the three limits ends first. None: not known unmeasured.
+    """(steps, tokens, seconds) of a run: whichever of the three limits ends first. None: not known
+    unmeasured.
 
     >>> budget(RunConfig(steps=10, minutes=1), 100, 50.0)
     (10, 1000, 20.0)
@@ -170,13 +182,15 @@ def _optimizer_bytes(config: RunConfig, model: Any) -> int:
     )
 
 
-def _measure(config: RunConfig, vocab: int, step_tokens: int, per_token: float) -> dict[str, Any]:
+def _measure(
+    config: RunConfig, vocab: int, step_tokens: int, per_token: float, init: Model | None
+) -> dict[str, Any]:
     """Time a step and count what a forward keeps, on this machine."""
     from exnihilo.parallel import matmul_flops
     from exnihilo.rehearse import Bench, saved_bytes
     from exnihilo.train import precision, tune
 
-    bench = Bench.make(config, vocab)
+    bench = Bench.make(config, vocab, init)
     world, context = bench.world, config.model.context
     rows = bench.rows
     if config.batch.micro_tokens is not None:
@@ -239,9 +253,14 @@ def table(plan: Plan) -> str:
         ("operations", f"{plan.flops_per_token:.3g} a token"
                        + (f", {plan.flops:.3g} in all" if plan.flops is not None else "")),
     ]  # fmt: skip
-    memory = f"{size(plan.memory_bytes)}: weights {size(plan.weight_bytes)}, gradients {size(plan.gradient_bytes)}, "
+    memory = f"{size(plan.memory_bytes)}: weights {size(plan.weight_bytes)}, "
+    memory += f"gradients {size(plan.gradient_bytes)}, "
     memory += f"optimiser {size(plan.optimizer_bytes)}"
-    memory += f", activations {size(plan.activation_bytes)}" if plan.activation_bytes else " (activations not measured)"
+    memory += (
+        f", activations {size(plan.activation_bytes)}"
+        if plan.activation_bytes
+        else " (activations not measured)"
+    )
     rows += [("memory", memory), ("a checkpoint", size(plan.checkpoint_bytes))]
     if plan.tokens_per_second is not None and plan.mfu is not None and plan.peak_flops is not None:
         speed = f"{plan.tokens_per_second:,.0f} tokens/s on {plan.device}, {plan.dtype}; "

@@ -1,11 +1,13 @@
-"""Exports that prove themselves, and imports: what is written is read back and compared before anyone is told "done".
+"""Exports that prove themselves, and imports: what is written is read back and compared before anyone is
+told "done".
 
 ::
 
     proof = export_run(Path("runs/books"), to="hf", out=Path("books-hf"), dtype=None)
     proof["checks"]["logits"]["max_difference"]
 
-The folder is written aside, proved there, and renamed only when every check held; else nothing is left behind.
+The folder is written aside, proved there, and renamed only when every check held; else nothing is left
+behind.
 
 Checks: the written weights, read into a fresh model, give the run's logits on real inputs; the written
 tokenizer gives the run's ids on a hard corpus, and the texts back; and, where Transformers is installed, its
@@ -42,7 +44,7 @@ HARD = (
     "line\nbreaks\r\nof\rall\n\n\nkinds\u2028and\u2029more",
     "Numbers: 0 1 12 123 1234567890 3.14159 -1e-10 1,000,000 ½ ² ①",
     "don't we'll I'm you're it's they'd DON'T WE'LL",
-    "def f(x: int) -> str:\n\treturn f\"{x!r}\" if x else None  # naïve\n",
+    'def f(x: int) -> str:\n\treturn f"{x!r}" if x else None  # naïve\n',
     "Ünïcödé: ß straße ŒUVRE naïve café, cafe\u0301 (combining), ﬁ ligature",
     "Русский текст, ελληνικά, עברית, العربية, हिन्दी, ไทย",
     "日本語のテキスト。中文文本,한국어 텍스트",
@@ -120,17 +122,22 @@ def _publish(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", expected="a folder", next="choose another --out DIR")
     if out.is_dir() and any(out.iterdir()) and not force:
-        raise UsageError(f"{out} is not empty", expected="a new folder", next="choose another --out DIR, or --force")
+        raise UsageError(
+            f"{out} is not empty", expected="a new folder", next="choose another --out DIR, or --force"
+        )
     aside = out.parent / f".{out.name}.writing-{os.getpid()}"
     old = out.parent / f".{out.name}.old-{os.getpid()}"
     try:
         aside.mkdir(parents=True)
         write(aside)
         proof = prove(aside)
-        (aside / "proof.json").write_text(json.dumps(proof, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (aside / "proof.json").write_text(
+            json.dumps(proof, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         if not proof["proved"]:
             raise ModelError(
-                "the export is not equal to the run: " + "; ".join(line for line in proof["lines"] if "FAILED" in line),
+                "the export is not equal to the run: "
+                + "; ".join(line for line in proof["lines"] if "FAILED" in line),
                 expected="every check to hold",
                 next=f"nothing was written to {out}; please report it with these lines",
             )
@@ -170,7 +177,9 @@ def real_inputs(run: Path, codec: Codec) -> tuple[list[str], str]:
             if texts:
                 return texts, f"{len(texts)} documents of the run's own data"
         except (DataError, UsageError, OSError) as error:
-            log.say(f"the run's own data is not at hand ({str(error).splitlines()[0]}); built-in texts are used")
+            log.say(
+                f"the run's own data is not at hand ({str(error).splitlines()[0]}); built-in texts are used"
+            )
     return list(HARD), "built-in texts"
 
 
@@ -256,13 +265,24 @@ def _with_transformers(
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     got = _logits(lambda ids: theirs(ids).logits, rows)
     gap = _gap(mine, got)
-    note("transformers_logits", gap <= BOUND, f"max |Δ| {gap:.1e} against Transformers", max_difference=gap, bound=BOUND)
+    note(
+        "transformers_logits",
+        gap <= BOUND,
+        f"max |Δ| {gap:.1e} against Transformers",
+        max_difference=gap,
+        bound=BOUND,
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     same = sum(codec.encode(text) == _their_ids(tokenizer, text) for text in hard)
-    note("transformers_tokenizer", same == len(hard), f"{same} of {len(hard)} hard texts to the same ids", same_ids=same)
+    note(
+        "transformers_tokenizer",
+        same == len(hard),
+        f"{same} of {len(hard)} hard texts to the same ids",
+        same_ids=same,
+    )
     prompts = [row[: min(8, len(row))] for row in rows[:4]]
     longest = min(_GREEDY, source.config.context - max(map(len, prompts)))
     equal = 0
@@ -278,7 +298,12 @@ def _with_transformers(
                 pad_token_id=codec.pad_id,
             )[0]
         equal += out[len(prompt) :].tolist() == ours
-    note("greedy", equal == len(prompts), f"{equal} of {len(prompts)} prompts go on token for token", equal=equal)
+    note(
+        "greedy",
+        equal == len(prompts),
+        f"{equal} of {len(prompts)} prompts go on token for token",
+        equal=equal,
+    )
 
 
 def _their_ids(tokenizer: Any, text: str) -> list[int]:

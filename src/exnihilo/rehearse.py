@@ -38,13 +38,16 @@ class Bench:
     dtype: str
 
     @classmethod
-    def make(cls, config: RunConfig, vocab_size: int) -> Bench:
-        """Random weights of the configured shape; nothing is written."""
+    def make(cls, config: RunConfig, vocab_size: int, init: Model | None = None) -> Bench:
+        """Random weights of the configured shape, or the model `init`; nothing is written."""
         world = World.start(config.device)
         torch.set_num_threads(tune.threads(config.threads))
-        shape = resolve(config.model, vocab_size)
         objective = registry.create(config.objective, config.options)
-        model = build(shape, heads=objective.heads, seed=config.seed, device=str(world.device)).train()
+        if init is not None:
+            shape, model = init.config, init.to(world.device).train()
+        else:
+            shape = resolve(config.model, vocab_size)
+            model = build(shape, heads=objective.heads, seed=config.seed, device=str(world.device)).train()
         if config.checkpointing:
             checkpoint_blocks(model)
         optimizer = create(model, config.optim, shape)
@@ -74,7 +77,8 @@ class Bench:
         return {name: value.contiguous().to(self.world.device) for name, value in columns.items()}
 
     def step(self, batches: list[dict[str, Tensor]]) -> float:
-        """One update over micro-batches of equal weight, at each group's own ``lr``; returns the loss before it."""
+        """One update over micro-batches of equal weight, at each group's own ``lr``; returns the loss
+        before it."""
         total = 0.0
         for batch in batches:
             loss = self.loss(batch) / len(batches)

@@ -1,4 +1,5 @@
-"""The learning-rate range finder on a configured run: real data, real model, rising rates; nothing is kept."""
+"""The learning-rate range finder on a configured run: real data, real model, rising rates; nothing is
+kept."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | 
     Args:
         out: a PNG of the sweep.
     """
-    from exnihilo.data.order import Order
     from exnihilo.data.collate import simplify
+    from exnihilo.data.order import Order
+    from exnihilo.interop.load import load
     from exnihilo.measure import prepare_for
     from exnihilo.optim import find_lr
     from exnihilo.rehearse import Bench
@@ -26,8 +28,11 @@ def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | 
     from exnihilo.train.progress import shown
 
     with shown(True) as display:
-        codec, splits = prepare_for(config, display)
-        bench = Bench.make(config, codec.vocab_size)
+        init = load(config.init) if config.init is not None else None
+        if init is not None:
+            config = config.model_copy(update={"model": init.model.config})
+        codec, splits = prepare_for(config, display, init.codec if init is not None else None)
+        bench = Bench.make(config, codec.vocab_size, init.model if init is not None else None)
         data = splits.train
         order = Order(data.source_rows, data.weights, config.seed)
         context, rows = config.model.context, bench.rows
@@ -35,7 +40,11 @@ def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | 
             micro = max(1, min(rows, config.batch.micro_tokens // context))
         else:
             micro, _ = tune.micro_rows(
-                lambda n: bench.loss(bench.random_batch(n)), bench.model, bench.world, rows=rows, context=context
+                lambda n: bench.loss(bench.random_batch(n)),
+                bench.model,
+                bench.world,
+                rows=rows,
+                context=context,
             )
         groups = bench.optimizer.param_groups
         ratios = [group["peak_lr"] / groups[0]["peak_lr"] for group in groups]

@@ -35,7 +35,9 @@ def train_tokenizer(config: RunConfig, out: Path) -> Codec:
     try:
         codec.save(out)
     except OSError as error:
-        raise CodecError(f"{out} cannot be written: {error}", expected="a writable folder", next="out=DIR") from error
+        raise CodecError(
+            f"{out} cannot be written: {error}", expected="a writable folder", next="out=DIR"
+        ) from error
     return codec
 
 

@@ -18,11 +18,12 @@ from exnihilo.errors import UsageError
 ROOT = Path(__file__).parents[2]
 
 SURFACE = {
-    "train": "(recipe=None, *, resume=False, force=False, overlay=None, overrides=(), progress=True, **settings)",
+    "train": "(recipe=None, *, resume=False, force=False, overlay=None, overrides=(), progress=True, "
+    "**settings)",
     "plan": "(recipe='gpt', *, overlay=None, overrides=(), measure=True, **settings)",
     "load": "(run, *, device='auto')",
-    "sample": "(run, prompt='', *, n=1, max_new_tokens=128, temperature=1.0, top_k=None, top_p=None, min_p=None, "
-    "seed=0, stop=(), device='auto')",
+    "sample": "(run, prompt='', *, n=1, max_new_tokens=128, temperature=1.0, top_k=None, top_p=None, "
+    "min_p=None, seed=0, stop=(), device='auto')",
     "stream": "(run, prompt='', *, max_new_tokens=128, temperature=1.0, top_k=None, top_p=None, min_p=None, "
     "seed=0, stop=(), device='auto')",
     "eval": "(run, *, data=None, max_tokens=None, device='auto', dtype='fp32', progress=True)",
@@ -30,7 +31,8 @@ SURFACE = {
     "import_": "(source, *, out, force=False)",
     "recipes": "()",
     "tokenizer": "(action, path=None, *, out=None, overrides=(), **settings)",
-    "lr_find": "(recipe='gpt', *, low=1e-05, high=1.0, trials=60, out=None, overlay=None, overrides=(), **settings)",
+    "lr_find": "(recipe='gpt', *, low=1e-05, high=1.0, trials=60, out=None, overlay=None, overrides=(), "
+    "**settings)",
     "report": "(run, *, out=None)",
     "compare": "(runs, *, out=None)",
     "quickstart": "(*, data=None, minutes=None, run=None, seed=0, device='auto', force=False)",

@@ -32,7 +32,11 @@ def test_help_is_quick_and_leaves_torch_alone() -> None:
         "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules; print(time.perf_counter() - t)"
     )
     best = min(
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            ).stdout.split()[-1]
+        )
         for _ in range(3)
     )
     assert best < 0.5
@@ -103,7 +107,9 @@ def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["recipes"])
 
 
-def test_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupt_is_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     _patched(monkeypatch, KeyboardInterrupt())
     assert main(["recipes"]) == 130
     assert "Traceback" not in capsys.readouterr().err
@@ -127,7 +133,16 @@ def test_dry_run_shows_every_key_with_its_origin_and_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["train", "gpt", "--dry-run", "--json", "model.depth=1", "model.context=16", "batch.tokens=32", "steps=3"]
+    words = [
+        "train",
+        "gpt",
+        "--dry-run",
+        "--json",
+        "model.depth=1",
+        "model.context=16",
+        "batch.tokens=32",
+        "steps=3",
+    ]
     assert main([*words, "codec.vocab_size=64", "threads=1"]) == 0
     seen = capsys.readouterr()
     figures = json.loads(seen.out.splitlines()[-1])
@@ -140,7 +155,14 @@ def test_dry_run_shows_every_key_with_its_origin_and_trains_nothing(
 def test_plain_makes_any_figure_json() -> None:
     import numpy as np
 
-    given = {"a": float("nan"), "b": Path("x"), "c": (1, 2), "d": np.float32(0.5), "e": np.array([1, 2]), 3: None}
+    given = {
+        "a": float("nan"),
+        "b": Path("x"),
+        "c": (1, 2),
+        "d": np.float32(0.5),
+        "e": np.array([1, 2]),
+        3: None,
+    }
     assert json.loads(json.dumps(plain(given), allow_nan=False)) == {
         "a": None, "b": "x", "c": [1, 2], "d": 0.5, "e": [1, 2], "3": None
     }  # fmt: skip
@@ -154,7 +176,9 @@ def test_ctrl_c_leaves_cleanly() -> None:
         "def wait(a):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "VERBS['recipes'] = Verb('recipes', '', '', wait)\nsys.exit(main(['recipes']))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from exnihilo import config_keys
 from exnihilo.config import DataConfig, OptimConfig, RunConfig, ScheduleConfig, SourceConfig
-from exnihilo.config_layers import DEFAULT_MINUTES, dump, find_recipe, load, load_toml, parse_value, recipe_names
+from exnihilo.config_layers import (
+    DEFAULT_MINUTES,
+    dump,
+    find_recipe,
+    load,
+    load_toml,
+    parse_value,
+    recipe_names,
+)
 from exnihilo.errors import ConfigError
 
 
@@ -192,9 +200,12 @@ def test_recipes_are_files_and_dotted_paths(tmp_path: Path, monkeypatch: pytest.
 # a strategy for every key, from the fields themselves, so that a new option is tested without a line here
 _TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
 _VALUES = {
-    "options": st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.integers(0, 9) | _TEXT, max_size=2),
+    "options": st.dictionaries(
+        st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.integers(0, 9) | _TEXT, max_size=2
+    ),
     "data.sources": st.lists(
-        st.fixed_dictionaries({"path": _TEXT}, optional={"weight": st.floats(0.1, 9), "name": _TEXT}), max_size=2
+        st.fixed_dictionaries({"path": _TEXT}, optional={"weight": st.floats(0.1, 9), "name": _TEXT}),
+        max_size=2,
     ),
 }
 
@@ -225,7 +236,11 @@ def _strategy(path: str) -> st.SearchStrategy[object]:
 _KEYS = sorted(key for key in config_keys.leaves() if not key.startswith("val."))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(st.dictionaries(st.sampled_from(_KEYS), st.integers(), max_size=8).flatmap(
     lambda keys: st.fixed_dictionaries({key: _strategy(key) for key in keys})))  # fmt: skip
 def test_text_loads_back_to_the_same_configuration(tmp_path: Path, values: dict[str, object]) -> None:
@@ -271,3 +286,17 @@ def test_bare_text_reaches_a_text_option_as_it_is(text: str) -> None:
     if text.strip().lower() == "none" or text[:1] in ("'", '"'):
         return
     assert load("gpt", [f"eval.prompt={text}"])[0].eval.prompt == text
+
+
+def test_the_reference_lists_every_key_with_what_it_takes_and_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    keys = {key: field for key, field in config_keys.leaves().items() if not key.startswith("val.")}
+    assert set(rows) == set(keys)
+    for key, field in keys.items():
+        assert config_keys.expected(key).replace("|", "\\|") in rows[key], key
+        default = field.get_default(call_default_factory=True)
+        shown = rows[key].replace("\\|", "/").split("|")[3].strip()
+        assert (shown == "none") == (default is None), key
+        if isinstance(default, (int, float)) and not isinstance(default, bool):
+            assert float(shown) == default, key

@@ -1,4 +1,4 @@
-"""Bad input and bad machines: one clear error each (what, expected, next action), and nothing good is lost."""
+"""Bad input and bad machines: one clear error each (what, expected, next), and nothing good is lost."""
 
 from __future__ import annotations
 
@@ -195,28 +195,27 @@ def test_full_disk_for_real(tmp_path: Path) -> None:
 
 def test_killed_while_preparing(tmp_path: Path, prep: Prep) -> None:
     code = textwrap.dedent(
-        """
-        import sys, time, numpy as np
+        r"""
+        import os, sys, time, numpy as np
         from pathlib import Path
         from exnihilo.config import DataConfig
         from exnihilo.data import prepare, pipeline
         pipeline.BATCH_EXAMPLES = 10
         def encode(examples):
-            print("working", flush=True); time.sleep(0.2)
+            os.write(1, b"working\n"); time.sleep(0.2)
             return [[{"tokens": np.arange(30)}] for e in examples]
-        prepare(DataConfig(sources=sys.argv[1], unit="line"), None, encode=encode, key="bytes", context=16, seed=0,
-                cache=Path(sys.argv[2]))
+        config = DataConfig(sources=sys.argv[1], unit="line")
+        prepare(config, None, encode=encode, key="bytes", context=16, seed=0, cache=Path(sys.argv[2]))
         """
     )
     path, cache = tmp_path / "a.txt", tmp_path / "cache"
     path.write_text(WORDS)
-    run = subprocess.Popen([sys.executable, "-c", code, str(path), str(cache)], stdout=subprocess.PIPE)
-    assert run.stdout is not None
-    for _ in range(4):
-        assert run.stdout.readline() == b"working\n"
-    run.send_signal(signal.SIGKILL)
-    run.wait(20)
-    run.stdout.close()
+    command = [sys.executable, "-c", code, str(path), str(cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        said = [run.stdout.readline() for _ in range(4)]
+        run.send_signal(signal.SIGKILL)
+    assert said == [b"working\n"] * 4
     assert not [p for p in (cache / "prepared").iterdir() if not p.name.startswith(".") and p.is_dir()]
     splits = prep(path, unit="line")
     splits.train.verify()
@@ -224,7 +223,8 @@ def test_killed_while_preparing(tmp_path: Path, prep: Prep) -> None:
     assert stale  # might still be at work, so it is swept only after a day
     old = time.time() - 2 * 86_400
     for p in stale:
-        os.utime(p, (old, old))
+        for path_ in (*p.glob("*"), p):
+            os.utime(path_, (old, old))
     prep(path, unit="paragraph")
     assert not [p for p in (cache / "prepared").iterdir() if p.name.startswith(".tmp")]
 
@@ -290,6 +290,7 @@ def test_hashes_are_remembered_and_forgotten_when_a_file_changes(good: Path, cac
     os.utime(good, ns=(old, old))
     first = cached.hash_files([good], root, "m", 1)
     stored = cached.read_json(next((root / "hashes").iterdir()))
+    assert stored is not None
     assert stored[str(good)][3] == first[0]
     forged = {str(good): [*stored[str(good)][:3], "f" * 64]}
     cached.write_json(next((root / "hashes").iterdir()), forged)

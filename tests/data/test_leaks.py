@@ -32,7 +32,10 @@ def write(path: Path, docs: list[str]) -> Path:
 def test_planted_copies_are_counted(prep: Prep, tmp_path: Path, said: list[str]) -> None:
     train = [novel(i) for i in range(30)]
     exact = [train[3], "\n" + train[4] + "  "]
-    near = [train[5].upper().replace(" ", "\n") + " and an end", train[6][: len(train[6]) * 3 // 4] + novel(99, 400)]
+    near = [
+        train[5].upper().replace(" ", "\n") + " and an end",
+        train[6][: len(train[6]) * 3 // 4] + novel(99, 400),
+    ]
     own = [novel(100 + i) for i in range(6)] + [train[7][:600] + novel(200)]
     splits = prep(write(tmp_path / "t.txt", train), val=write(tmp_path / "v.txt", own + exact + near))
     leak = splits.report.leak
@@ -67,7 +70,9 @@ def test_a_validation_split_that_lies_in_the_training_split_is_refused(prep: Pre
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 5), max_size=30), st.lists(st.lists(st.integers(0, 9), max_size=20), max_size=4))
+@given(
+    st.lists(st.integers(0, 5), max_size=30), st.lists(st.lists(st.integers(0, 9), max_size=20), max_size=4)
+)
 def test_found_in_is_membership(wanted: list[int], blocks: list[list[int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(leaks, "BLOCK", 3)

@@ -39,7 +39,9 @@ def test_given_weights() -> None:
     assert resolve_weights(config(None, temperature=3.0), [5]) is None
     assert resolve_weights(config(3, 1), [1, 1]) == [0.75, 0.25]
     assert resolve_weights(config(0.5, None, None), [9, 100, 300]) == [0.5, 0.125, 0.375]
-    assert resolve_weights(config(0.4, None, None, temperature=2.0), [9, 100, 400]) == pytest.approx([0.4, 0.2, 0.4])
+    assert resolve_weights(config(0.4, None, None, temperature=2.0), [9, 100, 400]) == pytest.approx(
+        [0.4, 0.2, 0.4]
+    )
     with pytest.raises(ConfigError, match="leaves nothing"):
         resolve_weights(config(1.5, None), [1, 1])
 

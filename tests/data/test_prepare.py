@@ -127,7 +127,9 @@ def test_one_file_is_cut_as_nanogpt_does(prep: Prep, tmp_path: Path) -> None:
     rows = splits.val.batch(np.arange(splits.val.rows))
     spelt = "".join(chr(t - 3) for t in rows["tokens"][0])
     assert body[n:].startswith(spelt)
-    assert splits.report.sources[0].documents == 1 and "last 1,020 of 10,200" in splits.report.sources[0].split
+    assert (
+        splits.report.sources[0].documents == 1 and "last 1,020 of 10,200" in splits.report.sources[0].split
+    )
     assert any("held out" in line for line in splits.report.lines())
 
 
@@ -139,7 +141,10 @@ def test_further_columns_and_several_items_an_example(prep: Prep, stories: Path)
             half = len(ids) // 2
             pieces = [ids[:half], ids[half:]] if len(ids) % 3 else [ids]
             out.append(
-                [{"tokens": p, "label": -p, "weight": p / 2.0, "size": len(p), "n": n} for n, p in enumerate(pieces)]
+                [
+                    {"tokens": p, "label": -p, "weight": p / 2.0, "size": len(p), "n": n}
+                    for n, p in enumerate(pieces)
+                ]
             )
         return out
 
@@ -161,7 +166,10 @@ def test_items_that_disagree_are_refused(prep: Prep, stories: Path) -> None:
         return [[{"tokens": np.arange(5), "label": np.arange(4)}] for _ in examples]
 
     def lacking(examples: Sequence[Example]) -> list[list[Item]]:
-        return [[{"tokens": np.arange(5), **({"label": np.arange(5)} if i == 0 else {})}] for i, _ in enumerate(examples)]
+        return [
+            [{"tokens": np.arange(5), **({"label": np.arange(5)} if i == 0 else {})}]
+            for i, _ in enumerate(examples)
+        ]
 
     for encode, match in ((short, "as long as"), (lacking, "lacks the column"), (lambda e: [], "0 lists")):
         with pytest.raises(ValueError, match=match):
@@ -226,7 +234,7 @@ def test_two_processes_prepare_the_same_at_once(stories: Path, tmp_path: Path) -
         calls = []
         def encode(examples):
             calls.append(1); time.sleep(0.3)
-            return [[{"tokens": np.frombuffer(e["text"].encode(), np.uint8).astype(np.int64)}] for e in examples]
+            return [[{"tokens": np.frombuffer(e["text"].encode(), np.uint8)}] for e in examples]
         s = prepare(DataConfig(sources=sys.argv[1]), None, encode=encode, key="k", context=16, seed=0,
                     cache=Path(sys.argv[2]))
         s.train.verify(); s.val.verify()
@@ -236,7 +244,9 @@ def test_two_processes_prepare_the_same_at_once(stories: Path, tmp_path: Path) -
     cache = tmp_path / "shared"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(stories), str(cache)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", code, str(stories), str(cache)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         for _ in range(3)
     ]
@@ -247,7 +257,9 @@ def test_two_processes_prepare_the_same_at_once(stories: Path, tmp_path: Path) -
     assert left == []
 
 
-def test_the_result_does_not_depend_on_the_number_of_threads(prep: Prep, stories: Path, tmp_path: Path) -> None:
+def test_the_result_does_not_depend_on_the_number_of_threads(
+    prep: Prep, stories: Path, tmp_path: Path
+) -> None:
     hashes = {prep(stories, workers=w, cache=tmp_path / str(w), unit="line").train.hash for w in (1, 2, 5)}
     assert len(hashes) == 1
 
@@ -276,7 +288,10 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
             for _ in range(megabytes):
                 file.write(line * (1_000_000 // len(line)))
         out = subprocess.run(
-            [sys.executable, "-c", code, str(path), str(tmp_path / "c")], capture_output=True, check=True, timeout=100
+            [sys.executable, "-c", code, str(path), str(tmp_path / "c")],
+            capture_output=True,
+            check=True,
+            timeout=100,
         )
         peaks.append(int(out.stdout) / 1024)
         os.unlink(path)

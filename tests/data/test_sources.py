@@ -58,11 +58,21 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, name: str) -> Non
     got = list(source.examples())
     assert [e["text"] for e in got] == [r["story"] for r in ROWS]
     assert [(e["_file"], e["_index"]) for e in got] == [(0, i) for i in range(5)]
-    assert source.fields == ({} if ".txt" in name or ".md" in name else {"text": "story"}) and source.name == "a"
+    assert (
+        source.fields == ({} if ".txt" in name or ".md" in name else {"text": "story"}) and source.name == "a"
+    )
 
 
 def test_folders_and_globs_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for name in ("b/2.txt", "a.txt", "b/10.txt", "c.md", ".hidden/x.txt", "b/.secret.txt", "__pycache__/z.txt"):
+    for name in (
+        "b/2.txt",
+        "a.txt",
+        "b/10.txt",
+        "c.md",
+        ".hidden/x.txt",
+        "b/.secret.txt",
+        "__pycache__/z.txt",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     (folder,) = sources(tmp_path)
@@ -76,7 +86,12 @@ def test_folders_and_globs_are_read_in_the_order_of_their_names(tmp_path: Path) 
 
 
 def test_a_folder_of_source_code(tmp_path: Path) -> None:
-    files = {"m/a.py": "x = 1\n", "m/b.js": "let y\n", "README.md": "# read\n", "package.json": '{"name": "p"}\n'}
+    files = {
+        "m/a.py": "x = 1\n",
+        "m/b.js": "let y\n",
+        "README.md": "# read\n",
+        "package.json": '{"name": "p"}\n',
+    }
     for name, body in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(body)
@@ -117,11 +132,14 @@ def test_detection() -> None:
     assert found({"body": "a", "text": "b"}) == {"text": "text"}
     assert found({"a": "x", "b": "longest", "n": 123456789012}) == {"text": "b"}
     assert found({"a": "x", "b": None}, {"a": "y", "b": "longest"}) == {"text": "b"}
-    assert found({"question": "q", "label": 1}, roles=("question", "label")) == {"question": "question", "label": "label"}
+    assert found({"question": "q", "label": 1}, roles=("question", "label")) == {
+        "question": "question",
+        "label": "label",
+    }
     assert found({"text": "a", "y": 1}, label="y") == {"text": "text", "label": "y"}
     for row, given in (({"n": 1}, {}), ({"body": "a"}, {"text": "bodi"}), ({}, {})):
         with pytest.raises(DataError) as caught:
-            found(row, **given)
+            detect([row], roles=("text",), given=given, where="f")
         assert all(c in caught.value.given for c in row) and caught.value.next
     with pytest.raises(DataError, match="did you mean 'body'"):
         found({"body": "a"}, text="bodi")
@@ -139,7 +157,13 @@ def test_a_column_that_a_later_record_lacks(tmp_path: Path) -> None:
 
 def test_empty_texts_and_broken_unicode(tmp_path: Path, prep: Prep) -> None:
     path = tmp_path / "a.jsonl"
-    lines = ['{"text": "fine \\ud83d\\ude00"}', '{"text": ""}', '{"text": null}', '{"text": " \\n"}', '{"text": "half \\ud83d"}']
+    lines = [
+        '{"text": "fine \\ud83d\\ude00"}',
+        '{"text": ""}',
+        '{"text": null}',
+        '{"text": " \\n"}',
+        '{"text": "half \\ud83d"}',
+    ]
     path.write_text("\n".join(lines * 10) + "\n")
     assert len(bodies(sources(path)[0])) == 20
     splits = prep(path)
@@ -149,7 +173,9 @@ def test_empty_texts_and_broken_unicode(tmp_path: Path, prep: Prep) -> None:
     assert any("repaired" in line for line in splits.report.lines())
 
 
-def test_standard_input_is_kept_for_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+def test_standard_input_is_kept_for_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     def pipe(body: bytes) -> DataConfig:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(body))))  # type: ignore[arg-type]
         return DataConfig(sources="-")  # type: ignore[arg-type]
@@ -160,7 +186,10 @@ def test_standard_input_is_kept_for_resuming(tmp_path: Path, monkeypatch: pytest
     assert source.name == "stdin" and bodies(source) == ["piped words\n" * 3]
     assert bodies(open_sources(config, cache=cache)[0]) == ["piped words\n" * 3]  # read once, kept
     settled = settle(config, cache)
-    assert Path(settled.sources[0].path).read_text() == "piped words\n" * 3 and settled.sources[0].name == "stdin"
+    assert (
+        Path(settled.sources[0].path).read_text() == "piped words\n" * 3
+        and settled.sources[0].name == "stdin"
+    )
     assert settle(settled, cache) is settled and any("standard input is kept as" in line for line in said)
     other = settle(pipe(b"other\n"), cache)
     assert other.sources[0].path != settled.sources[0].path
@@ -188,11 +217,19 @@ def test_names_are_unique(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "train.txt").write_text("words")
-    two = sources(tmp_path / "a/train.txt", tmp_path / "b/train.txt", {"path": str(tmp_path / "a"), "name": "train-2"})
+    two = sources(
+        tmp_path / "a/train.txt", tmp_path / "b/train.txt", {"path": str(tmp_path / "a"), "name": "train-2"}
+    )
     assert [s.name for s in two] == ["train", "train-3", "train-2"]
     with pytest.raises(ConfigError, match="one name"):
         sources({"path": str(tmp_path / "a"), "name": "x"}, {"path": str(tmp_path / "b"), "name": "x"})
-    named = {"books/": "books", "data/*.txt.gz": "*", "x/a.jsonl.zst": "a", "hub:o/n:train": "n:train", "-": "stdin"}
+    named = {
+        "books/": "books",
+        "data/*.txt.gz": "*",
+        "x/a.jsonl.zst": "a",
+        "hub:o/n:train": "n:train",
+        "-": "stdin",
+    }
     assert {k: default_name(k) for k in named} == named | {"data/*.txt.gz": "data"}
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from exnihilo.data import tables, text
 from exnihilo.errors import DataError
 
-CELLS = st.text(alphabet='ab,;"\' \né漢\U0001f600', max_size=12)
+CELLS = st.text(alphabet="ab,;\"' \né漢\U0001f600", max_size=12)
 ROWS = st.lists(st.fixed_dictionaries({"text": CELLS, "id": st.integers(-5, 5)}), min_size=1, max_size=8)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | CELLS,
@@ -37,7 +37,9 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @FAST
 @given(RECORDS, st.booleans(), st.sampled_from([None, 2]))
-def test_jsonl_and_json_lists(tmp_path: Path, block: None, rows: list, ascii_: bool, indent: int | None) -> None:
+def test_jsonl_and_json_lists(
+    tmp_path: Path, block: None, rows: list, ascii_: bool, indent: int | None
+) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_text("".join(json.dumps(r, ensure_ascii=ascii_) + "\n" for r in rows), newline="")
     assert list(tables.records(lines)) == rows
@@ -90,7 +92,11 @@ def test_other_shapes_of_json(tmp_path: Path) -> None:
 def test_csv_without_a_header_and_other_delimiters(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('"3","Title","Body, with a comma"\n"1","T2","B2"\n')
-    assert list(tables.records(path))[0] == {"column_1": "3", "column_2": "Title", "column_3": "Body, with a comma"}
+    assert list(tables.records(path))[0] == {
+        "column_1": "3",
+        "column_2": "Title",
+        "column_3": "Body, with a comma",
+    }
     path.write_text("text;label\na;1\n")
     assert list(tables.records(path)) == [{"text": "a", "label": "1"}]
     path = tmp_path / "a.tsv"

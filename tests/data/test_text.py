@@ -12,6 +12,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 
 from exnihilo.data import text
 from exnihilo.errors import ConfigError, DataError
@@ -45,12 +46,15 @@ def write(content: str | bytes, name: str = "a.txt") -> Path:
 
 
 LINES = st.lists(
-    st.sampled_from(["a", "bé", "漢字 x", "", " ", "<|endoftext|>", "--", "lorem ipsum dolor", "z" * 50]), max_size=12
+    st.sampled_from(["a", "bé", "漢字 x", "", " ", "<|endoftext|>", "--", "lorem ipsum dolor", "z" * 50]),
+    max_size=12,
 )
 
 
 @settings(max_examples=150, deadline=None)
-@given(LINES, st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.sampled_from(["a.txt", "a.gz", "a.zst"]))
+@given(
+    LINES, st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.sampled_from(["a.txt", "a.gz", "a.zst"])
+)
 @pytest.mark.parametrize("tiny", [False, True])
 def test_units_are_those_of_the_whole_text(
     tiny: bool, lines: list[str], newline: str, last: bool, name: str
@@ -108,16 +112,16 @@ def test_parts_join_to_the_document(body: str, block: int) -> None:
 
 
 def test_the_seam_lies_where_pre_tokenizers_begin_anew() -> None:
-    tokenizers = pytest.importorskip("tokenizers")
     rng = random.Random(0)
     words = ["the", "Fox", "1984", "isn't", "漢字", "e-mail", "(so)", "naïve", "..."]
     lines = [" ".join(rng.choices(words, k=rng.randint(1, 12))) for _ in range(60_000)]
     body = "\n".join(line + ("\n" if rng.random() < 0.2 else "") for line in lines)
     cut = [p for _, _, p in text.parts([(body, False)])]
     assert len(cut) > 1
-    from tokenizers import Regex, pre_tokenizers
-
-    qwen = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    qwen = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     for pre in (
         pre_tokenizers.Split(Regex(qwen), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -127,7 +131,6 @@ def test_the_seam_lies_where_pre_tokenizers_begin_anew() -> None:
         left, right = pre.pre_tokenize_str(around[:500]), pre.pre_tokenize_str(around[500:])
         whole = [piece for piece, _ in pre.pre_tokenize_str(around)]
         assert [piece for piece, _ in left + right] == whole
-    assert tokenizers
 
 
 def test_byte_order_marks_and_encodings() -> None:

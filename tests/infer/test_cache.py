@@ -87,3 +87,15 @@ def test_a_position_past_the_limit_is_refused_with_both_numbers():
     cache.write(0, new, new, torch.tensor([[9], [9]]))
     with pytest.raises(UsageError, match="position 10 .* 10 slots"):
         cache.write(0, new, new, torch.tensor([[10], [3]]))
+
+
+def test_under_autocast_the_cache_has_the_products_type(make_model):
+    """Weights in fp32, products in bf16: keys and queries must still meet in one type."""
+    model = make_model("qwen3")
+    tokens = torch.randint(1, 97, (2, 12), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        cache = StaticCache.of(model, rows=2)
+        first = hidden(model, tokens[:, :7], 0, cache)
+        rest = hidden(model, tokens[:, 7:], 7, cache)
+        whole = model({"tokens": tokens})
+    torch.testing.assert_close(torch.cat((first, rest), 1).float(), whole.float(), atol=0.15, rtol=0.1)

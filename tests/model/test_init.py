@@ -36,7 +36,7 @@ def _loss(config: ModelConfig, attention: Attention = Attention.CAUSAL, seed: in
         {"depth": 4, "vocab_size": 65},
         {"depth": 6, "width": 256, "vocab_size": 4096},
         {"depth": 12, "width": 128, "vocab_size": 1000},
-        {"depth": 2, "width": 1024, "vocab_size": 8192},
+        {"depth": 2, "width": 1024, "vocab_size": 2048},
     ],
     ids=str,
 )

@@ -89,6 +89,18 @@ def test_documents_begin_with_bos_end_with_eos_and_special_strings_stay_text():
     assert codec.decode(tokens[1:-1]) == "<|eos|> and <|pad|>"
 
 
+def test_a_document_in_parts_begins_once_and_ends_once():
+    codec = train_codec(CodecConfig(kind="bytes"), ["abc"])
+    parts = [
+        {"text": "ab", "_end": False},
+        {"text": "cd", "_begin": False, "_end": False},
+        {"text": "e", "_begin": False},
+    ]
+    whole = np.asarray(CausalLM().encode({"text": "abcde"}, codec)["tokens"])
+    joined = [np.asarray(items[0]["tokens"]) for items in CausalLM().encode_many(parts, codec)]
+    assert np.array_equal(np.concatenate(joined), whole)
+
+
 def test_an_example_without_text_is_refused_with_its_roles():
     codec = train_codec(CodecConfig(kind="bytes"), ["abc"])
     with pytest.raises(DataError, match="body") as error:

@@ -1,4 +1,5 @@
-"""Run folders read, and the page made of them: self-contained, escaped, and robust against what is missing."""
+"""Run folders read, and the page made of them: self-contained, escaped, and robust against what is
+missing."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from exnihilo.report.folder import open_run, read_rows
 def make(path: Path, losses: tuple[float, ...] = (5.0, 4.0, 3.0), val: float = 3.5) -> Path:
     path.mkdir(parents=True)
     rows = [{"kind": "train", "step": i + 1, "tokens": 64 * (i + 1), "loss": x} for i, x in enumerate(losses)]
-    rows.append({"kind": "eval", "step": len(losses), "tokens": 64 * len(losses), "val_loss": val, "val_bpb": 1.25})
+    rows.append(
+        {"kind": "eval", "step": len(losses), "tokens": 64 * len(losses), "val_loss": val, "val_bpb": 1.25}
+    )
     rows.append({"kind": "event", "step": 2, "event": "skip", "why": "a <spike>"})
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "config.toml").write_text(dump(*load("gpt", ["model.vocab_size=100", f"run={path.name}"])))
@@ -40,7 +43,11 @@ def test_rows_of_a_run(tmp_path: Path) -> None:
 
 def test_a_step_written_twice_counts_once_and_a_cut_line_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    lines = [{"kind": "train", "step": 1, "loss": 9}, {"kind": "train", "step": 1, "loss": 8}, {"kind": "eval", "step": 1}]
+    lines = [
+        {"kind": "train", "step": 1, "loss": 9},
+        {"kind": "train", "step": 1, "loss": 8},
+        {"kind": "eval", "step": 1},
+    ]
     path.write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "tr')
     assert [row.get("loss") for row in read_rows(path)] == [8, None]
     path.write_text('{"broken\n{"kind": "train", "step": 1}\n')
@@ -50,7 +57,10 @@ def test_a_step_written_twice_counts_once_and_a_cut_line_not_at_all(tmp_path: Pa
 
 def test_values_that_are_no_numbers_leave_columns_aligned(tmp_path: Path) -> None:
     run = make(tmp_path / "a")
-    rows = [{"kind": "train", "step": 1, "loss": "nan"}, {"kind": "train", "step": 2, "loss": 2.0, "mfu": 0.5}]
+    rows = [
+        {"kind": "train", "step": 1, "loss": "nan"},
+        {"kind": "train", "step": 2, "loss": 2.0, "mfu": 0.5},
+    ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = open_run(run).train
     assert {len(column) for column in table.values()} == {2}
@@ -93,7 +103,13 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     assert not re.search(r"https?://", text)
     assert "&lt;script&gt;alert(1)&lt;/script&gt; {{ 7 * 7 }} &amp; more" in text
     assert "a &lt;spike&gt;" in text
-    for shown in ("3.5000", "1.2500", "1,234,567", "model.vocab" if False else "vocab_size = 100", "step 00000003"):
+    for shown in (
+        "3.5000",
+        "1.2500",
+        "1,234,567",
+        "model.vocab" if False else "vocab_size = 100",
+        "step 00000003",
+    ):
         assert shown in text
 
 
@@ -113,10 +129,12 @@ def test_page_elsewhere_and_where_nothing_can_be_written(tmp_path: Path) -> None
 
 def test_quickstart_tables_are_on_the_page(tmp_path: Path) -> None:
     run = make(tmp_path / "a")
-    tables = [{"title": "Gains", "head": ["", "random", "base"], "rows": [["syntax", "0%", "97%"]], "note": "95%"}]
+    tables = [
+        {"title": "Gains", "head": ["", "random", "base"], "rows": [["syntax", "0%", "97%"]], "note": "95%"}
+    ]
     (run / "quickstart.json").write_text(json.dumps({"floor_nats": 1.0, "tables": tables}))
     text = page.html(open_run(run))
-    assert "Gains" in text and "<td class=\"n\">97%</td>" in text
+    assert "Gains" in text and '<td class="n">97%</td>' in text
 
 
 def test_compare_orders_by_validation_loss(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def test_on_the_world(brief: None, tmp_path: Path, capsys: pytest.CaptureFixture
     seen = capsys.readouterr()
     figures = json.loads(seen.out)
     assert figures == json.loads((run / "quickstart.json").read_text())
-    assert 0 < figures["floor_nats"] < figures["chance_nats"] == pytest.approx(math.log(figures["vocabulary"]))
+    assert (
+        0 < figures["floor_nats"] < figures["chance_nats"] == pytest.approx(math.log(figures["vocabulary"]))
+    )
     assert figures["losses"]["random"]["loss"] == pytest.approx(figures["chance_nats"], rel=0.02)
     assert figures["losses"]["base"]["loss"] < figures["losses"]["random"]["loss"]
     for kind in ("consistency", "recall", "syntax"):
@@ -54,7 +56,9 @@ def test_on_the_world(brief: None, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["quickstart", f"run={run}", "minutes=0.05"]) == 2  # never over a run
 
 
-def test_on_ones_own_files(brief: None, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_ones_own_files(
+    brief: None, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "q"
     assert main(["quickstart", "--data", str(corpus), f"--run={run}", "--minutes", "0.05", "device=cpu"]) == 0
     seen = capsys.readouterr()

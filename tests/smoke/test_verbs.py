@@ -54,7 +54,15 @@ def test_resume_takes_the_settings_from_the_folder(trained: Path, tmp_path: Path
 
 
 def test_sample_streams_and_repeats(trained: Path, capsys: Capture) -> None:
-    words = ["sample", str(trained), "The fox", "max_new_tokens=12", "seed=3", "temperature=0.8", "device=cpu"]
+    words = [
+        "sample",
+        str(trained),
+        "The fox",
+        "max_new_tokens=12",
+        "seed=3",
+        "temperature=0.8",
+        "device=cpu",
+    ]
     assert main(words) == 0
     first = capsys.readouterr().out
     assert first.startswith("The fox")
@@ -83,7 +91,9 @@ def test_eval_on_its_own_split_and_on_other_files(trained: Path, corpus: Path, c
     assert main(["eval", str(trained), f"data={corpus}", "--json", "device=cpu"]) == 0
     other = last(capsys)
     assert other["split"] == "given" and other["tokens"] > own["tokens"]
-    mixed = xn.eval(trained, data=[str(corpus / "1.txt"), str(corpus / "2.txt")], device="cpu", progress=False)
+    mixed = xn.eval(
+        trained, data=[str(corpus / "1.txt"), str(corpus / "2.txt")], device="cpu", progress=False
+    )
     assert mixed["loss@1"] > 0 and mixed["loss@2"] > 0
     with pytest.raises(ExNihiloError, match="absent"):
         xn.eval(trained, data=corpus / "absent.txt", progress=False)
@@ -163,21 +173,36 @@ def test_tokenizer_trains_and_shows(corpus: Path, tmp_path: Path, capsys: Captur
     capsys.readouterr()
     assert main(["tokenizer", "show", str(tmp_path / "tok"), "The old fox é", "--json"]) == 0
     shown = last(capsys)
-    assert shown["hash"] == made["hash"] and len(shown["ids"]) == len(shown["pieces"]) and shown["bytes"] == 14
+    assert (
+        shown["hash"] == made["hash"] and len(shown["ids"]) == len(shown["pieces"]) and shown["bytes"] == 14
+    )
     assert main(["tokenizer", "shwo"]) == 2
+    assert main([*words[:3], f"out={tmp_path / 'b'}", "model.depth=3"]) == 2
+    assert "model.depth has no effect" in capsys.readouterr().err
 
 
 def test_lr_find_suggests_a_rate(corpus: Path, tmp_path: Path) -> None:
-    curve = xn.lr_find(
-        "gpt", data=str(corpus), trials=8, out=tmp_path / "lr.png",
-        overrides=[word for word in ("model.depth=1", "model.width=32", "model.context=32", "codec.vocab_size=300",
-                                     "batch.tokens=128", "threads=1", "device=cpu")],
-    )  # fmt: skip
+    small = [
+        "model.depth=1",
+        "model.width=32",
+        "model.context=32",
+        "codec.vocab_size=300",
+        "batch.tokens=128",
+    ]
+    more = ["threads=1", "device=cpu"]
+    curve = xn.lr_find("gpt", data=str(corpus), trials=8, out=tmp_path / "lr.png", overrides=[*small, *more])
     assert 1e-6 < curve.suggestion < 1
     assert (tmp_path / "lr.png").read_bytes()[:4] == b"\x89PNG"
 
 
-SMALL = ["model.depth=2", "model.width=32", "model.heads=2", "model.context=32", "codec.vocab_size=300", "batch.tokens=128"]
+SMALL = [
+    "model.depth=2",
+    "model.width=32",
+    "model.heads=2",
+    "model.context=32",
+    "codec.vocab_size=300",
+    "batch.tokens=128",
+]
 
 
 def test_plan_counts_what_training_makes(trained: Path) -> None:
@@ -197,8 +222,20 @@ def test_plan_counts_what_training_makes(trained: Path) -> None:
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    state = [v for entry in optimizer.state.values() for v in entry.values() if torch.is_tensor(v) and v.dim()]
+    state = [
+        v for entry in optimizer.state.values() for v in entry.values() if torch.is_tensor(v) and v.dim()
+    ]
     assert plan.optimizer_bytes == sum(v.numel() * v.element_size() for v in state)
+
+
+def test_plan_and_sweep_begin_where_init_says(trained: Path, corpus: Path) -> None:
+    config, _ = load("gpt", [f"init={trained}", "steps=3", "device=cpu"])
+    plan = make(config, measure=False)
+    assert (plan.depth, plan.width, plan.context) == (1, 32, 32) and str(trained) in plan.vocab_note
+    more = ["batch.tokens=128", "threads=1", "device=cpu"]
+    cold = xn.lr_find("gpt", data=str(corpus), trials=5, overrides=[*SMALL, *more[1:]])
+    warm = xn.lr_find("gpt", data=str(corpus), trials=5, overrides=[*more, f"init={trained}"])
+    assert warm.losses[0] < cold.losses[0] - 0.3
 
 
 def test_plan_measures(capsys: Capture) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from exnihilo.config import EvalConfig, ModelConfig, OptimConfig, ScheduleConfig
+from exnihilo.config import BatchConfig, EvalConfig, ModelConfig, OptimConfig, ScheduleConfig
 from exnihilo.errors import TrainError
 from exnihilo.model import build
 from exnihilo.objective.registry import create
@@ -135,8 +135,9 @@ def test_recomputing_activations_changes_nothing(make: Any, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_lower_precision_learns_the_same(make: Any, tmp_path: Path, dtype: str) -> None:
-    full = run(make(tmp_path / "fp32"), progress=False)
-    low = run(make(tmp_path / dtype, dtype=dtype), progress=False)
+    small = {"steps": 2, "batch": BatchConfig(tokens=64, micro_tokens=32)}
+    full = run(make(tmp_path / "fp32", **small), progress=False)
+    low = run(make(tmp_path / dtype, dtype=dtype, **small), progress=False)
     assert low.loss == pytest.approx(full.loss, rel=0.02)
     assert all(t.dtype == torch.float32 for t in weights(tmp_path / dtype).values())  # master weights
 

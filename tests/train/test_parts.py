@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from exnihilo.config import EvalConfig, ModelConfig, OptimConfig, RunConfig
+from exnihilo.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig, SourceConfig
 from exnihilo.errors import ConfigError
 from exnihilo.parallel.mesh import World
 from exnihilo.train import changes, metrics, precision, tune
@@ -64,7 +64,11 @@ def test_an_evaluation_that_will_be_done_again_is_dropped(tmp_path: Path) -> Non
 
 
 STORED = RunConfig(
-    data="a.txt", steps=100, model=ModelConfig(width=64), optim=OptimConfig(lr=0.1), dtype="fp32"
+    data=DataConfig(sources=(SourceConfig(path="a.txt"),)),
+    steps=100,
+    model=ModelConfig(width=64),
+    optim=OptimConfig(lr=0.1),
+    dtype="fp32",
 ).model_dump(mode="json")
 
 

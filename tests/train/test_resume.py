@@ -12,7 +12,7 @@ BENCH = Path(__file__).parents[2] / "bench" / "resume.py"
 
 def test_killed_and_resumed_it_is_the_same_bit_for_bit() -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCH), "--trials", "3", "--seed", "11"],
+        [sys.executable, str(BENCH), "--trials", "3", "--seed", "11", "--steps", "20"],
         capture_output=True,
         text=True,
         timeout=250,

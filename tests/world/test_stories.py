@@ -23,7 +23,8 @@ def test_unlimited(world: World) -> None:
 def test_same_on_every_machine(world: World) -> None:
     # A contract, not a derivation: the text of these documents may change only together with the grammar.
     text = "\f".join(world.document(i).text for i in range(200))
-    assert hashlib.sha256(text.encode()).hexdigest() == "17b7bad7e6723756967d4c96d2ad76f39aabf3bdccd58052a0b76737d54adba2"
+    wanted = "9ae24f6cfacb7abcdea8a4f791bc45aadf92b42450fecf3fa0cfce45055dd32a"
+    assert hashlib.sha256(text.encode()).hexdigest() == wanted
 
 
 def test_structure(docs: list[Document]) -> None:
@@ -50,7 +51,8 @@ def test_length_and_vocabulary_vary(docs: list[Document]) -> None:
 def test_articles_agree(docs: list[Document]) -> None:
     for doc in docs:
         for article, word in re.findall(r"\b([Aa]n?) (\w+)", doc.text):
-            assert (article.lower() == "an") == (word[0].lower() in "aeiou"), (article, word)
+            vowel = word[0].lower() in "aeiou" or word == "hour"
+            assert (article.lower() == "an") == vowel, (article, word)
 
 
 def test_repeats_are_rare(world: World) -> None:

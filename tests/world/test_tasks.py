@@ -38,7 +38,16 @@ def test_answers_by_another_way(world: World) -> None:
 def test_countdown_wants_the_numbers_given() -> None:
     numbers, target = (2, 3, 7), 13
     assert reaches("2 * 3 + 7", numbers, target) and reaches("7 + (3*2) = 13", numbers, target)
-    for wrong in ("13", "2 * 3 + 8", "2 + 2 + 2 + 7", "2 ** 3 + 5", "2 * 3 + 7 = 12", "", "(2 * 3 + 7", "7 / 0"):
+    for wrong in (
+        "13",
+        "2 * 3 + 8",
+        "2 + 2 + 2 + 7",
+        "2 ** 3 + 5",
+        "2 * 3 + 7 = 12",
+        "",
+        "(2 * 3 + 7",
+        "7 / 0",
+    ):
         assert not reaches(wrong, numbers, target), wrong
 
 
@@ -99,7 +108,9 @@ def test_dialogues(world: World) -> None:
             reply = talk.messages[2 * i + 1]["content"]
             assert talk.check(reply, i) and not talk.check("I do not know", i)
             if talk.kind == "fact":
-                past = reply.replace(" lives ", " lived ").replace(" likes ", " liked ").replace(" is ", " was ")
+                past = (
+                    reply.replace(" lives ", " lived ").replace(" likes ", " liked ").replace(" is ", " was ")
+                )
                 assert past in facts
         if talk.kind == "story":
             assert talk.answers[0] in talk.messages[0]["content"]

@@ -7,7 +7,15 @@ import pytest
 from exnihilo.world import Document, World
 from exnihilo.world.tags import TAGS
 
-HE_SHE = {"he": False, "him": False, "his": False, "himself": False, "she": True, "her": True, "herself": True}
+HE_SHE = {
+    "he": False,
+    "him": False,
+    "his": False,
+    "himself": False,
+    "she": True,
+    "her": True,
+    "herself": True,
+}
 
 
 def test_mentions_have_exact_offsets(docs: list[Document]) -> None:
@@ -21,7 +29,7 @@ def test_mentions_have_exact_offsets(docs: list[Document]) -> None:
             span = doc.spans[m.sentence]
             assert span.start <= m.start and m.end <= span.end
             kinds[m.type] += 1
-            if not m.pronoun:
+            if not m.pronoun and m.type != "ANIMAL":  # "the pony" is called Treacle
                 assert m.name.split()[-1].lower() in m.text.lower()
     assert set(kinds) == {"PERSON", "PLACE", "THING", "ANIMAL", "FOOD"}
 
@@ -33,7 +41,9 @@ def test_pronouns_mean_one_person(world: World, docs: list[Document]) -> None:
             if m.pronoun and m.type == "PERSON":
                 person = world.sheet.person(m.name)
                 assert HE_SHE[m.text.lower()] == person.female
-                before = [x for x in doc.entities if x.type == "PERSON" and x.end <= m.start and not x.pronoun]
+                before = [
+                    x for x in doc.entities if x.type == "PERSON" and x.end <= m.start and not x.pronoun
+                ]
                 same = [x for x in before if world.sheet.person(x.name).female == person.female]
                 assert same[-1].name == m.name or same[-1].sentence < m.sentence - 1, (doc.text, m)
                 seen += 1
@@ -56,7 +66,7 @@ def simulate(doc: Document) -> tuple[dict, dict]:
     for event in doc.events:
         verb, r = event.verb, event.roles
         thing = r.get("patient", "")
-        if verb in ("own", "find", "buy", "take", "win", "offer", "swap") or (verb == "answer" and thing):
+        if thing and verb in ("own", "find", "buy", "take", "win", "offer", "swap", "answer"):
             has[thing] = r["agent"]
         if verb in ("give", "sell", "lend", "come", "yield"):
             has[thing] = r["recipient"]
@@ -160,7 +170,7 @@ def test_unanswerable_is_unanswered(world: World, docs: list[Document]) -> None:
         for q in doc.qa:
             words = q.question.rstrip("?").split()
             if q.answer is None and q.question.startswith("Where did"):
-                assert world.sheet.person(words[2]).home.n not in doc.story.lower()
+                assert f"the {world.sheet.person(words[2]).home.n}" not in doc.story.lower()
             if q.answer is None and q.kind == "who":
                 assert words[-1] not in doc.story.lower()
 
@@ -182,7 +192,9 @@ def test_entailment_labels_are_balanced(docs: list[Document]) -> None:
     for doc in docs:
         for pair in doc.entailment:
             labels[pair.label] += 1
-            negated[pair.label] += any(w in f" {pair.hypothesis.lower()}" for w in (" not ", " never ", " no", "still"))
+            negated[pair.label] += any(
+                w in f" {pair.hypothesis.lower()}" for w in (" not ", " never ", " no", "still")
+            )
             assert pair.premise in doc.story and "{" not in pair.hypothesis and pair.hypothesis[0].isupper()
     assert set(labels) == {"entailed", "contradicted", "neutral"}
     assert max(labels.values()) - min(labels.values()) < 0.02 * sum(labels.values())

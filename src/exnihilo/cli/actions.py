@@ -16,6 +16,10 @@ Figures = Mapping[str, Any] | None
 
 def out(arguments: Arguments, text: object = "", end: str = "\n") -> None:
     """A result, to standard output; to standard error where --json wants that for its object."""
+    from exnihilo.log import rank
+
+    if rank() != 0:  # under torchrun one worker speaks
+        return
     stream = sys.stderr if "json" in arguments.flags else sys.stdout
     if isinstance(text, str):
         if stream.isatty():

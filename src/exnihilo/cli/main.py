@@ -78,7 +78,7 @@ def _run(words: list[str]) -> int:
     environment.prepare()
     arguments = parse(verb, rest)
     figures = verb.run(arguments)
-    if "json" in arguments.flags:
+    if "json" in arguments.flags and os.environ.get("RANK", "0") == "0":
         sys.stdout.flush()
         print(json.dumps(plain(figures or {}), ensure_ascii=False, allow_nan=False), flush=True)
     return 130 if figures and figures.get("interrupted") else 0

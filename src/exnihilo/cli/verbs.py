@@ -91,9 +91,7 @@ def _verbs() -> Iterator[Verb]:
         positionals=("RUN",),
         required=1,
         options={
-            "data": Option(
-                "a file, folder, glob or hub:NAME; without it the run's own held-out split"
-            ),
+            "data": Option("a file, folder, glob or hub:NAME; without it the run's own held-out split"),
             "max_tokens": Option("read at most this many tokens", int, least=1),
             "dtype": Option("of the forward pass (fp32)", choices=("fp32", "bf16", "fp16")),
             **_DEVICE,

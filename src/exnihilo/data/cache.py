@@ -175,16 +175,23 @@ def _locked(path: Path) -> Iterator[None]:
     with open(path, "a") as handle:
         with contextlib.suppress(OSError):  # file systems without locks: both do the work
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _sweep(parent: Path) -> None:
     """Removes what killed processes left behind a day ago or earlier."""
-    for path in parent.glob(".tmp-*"):
+    for path in (*parent.glob(".tmp-*"), *parent.glob("*.lock")):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+            # a folder's own time stands still while its files grow
+            last = max(p.stat().st_mtime for p in (path, *(path.glob("*") if path.is_dir() else ())))
+            if time.time() - last > _STALE_SECONDS:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
 
 
 def hash_files(paths: Iterable[Path], cache: Path, memory: str, workers: int) -> list[str]:

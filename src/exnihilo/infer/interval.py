@@ -28,7 +28,7 @@ def wilson(right: float, count: int, confidence: float = 0.95) -> tuple[float, f
         confidence: e.g. 0.95.
 
     >>> [round(x, 4) for x in wilson(47, 60)]
-    [0.6638, 0.8685]
+    [0.6638, 0.8688]
     """
     _check(confidence)
     if not 0 <= right <= count:

@@ -66,9 +66,15 @@ class CausalLM(Objective):
             texts.append(text)
         dtype = np.uint16 if codec.vocab_size <= 1 << 16 else np.uint32
         out: list[list[Item]] = []
-        for ids in codec.encode_batch(texts):
-            tokens = np.empty(len(ids) + 2, dtype)
-            tokens[0], tokens[1:-1], tokens[-1] = codec.bos_id, ids, codec.eos_id
+        for example, ids in zip(examples, codec.encode_batch(texts), strict=True):
+            # a document too long for memory comes in parts: it begins once and ends once
+            begin, end = bool(example.get("_begin", True)), bool(example.get("_end", True))
+            tokens = np.empty(len(ids) + begin + end, dtype)
+            tokens[begin : begin + len(ids)] = ids
+            if begin:
+                tokens[0] = codec.bos_id
+            if end:
+                tokens[-1] = codec.eos_id
             out.append([{"tokens": tokens}])
         return out
 

@@ -39,6 +39,7 @@ class Cost:
 
 # before anything was measured here: cautious, so that a short run never waits for a compiler
 FIRST = {"cpu": Cost(60.0, 0.05), "cuda": Cost(60.0, 0.15)}
+LEAST = 30.0  # seconds to reckon with, however quick it was: torch's own cache knew that code already
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ def known(device: torch.device) -> Cost:
 def remember(device: torch.device, seconds: float, saves: float) -> None:
     """Keep a measurement for later runs; a cache that cannot be written is no loss.
 
-    The longest time stands: torch's own cache makes the second compilation of the same code quick, but not the first
-    of another.
+    The longest time stands, and at least `LEAST`: torch's own cache makes a second compilation of the same code
+    quick, but not the first of another.
     """
     path = _file(device)
     before = known(device)
-    seconds = max(seconds, before.seconds) if before.measured else seconds
+    seconds = max(seconds, LEAST, before.seconds if before.measured else 0.0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}")

@@ -5,7 +5,6 @@
     world = World.start("auto")
     shares = world.gather({"tokens": 12})     # every worker's object, in the order of ranks
     path = world.first(make_folder)           # worker 0 does it, all get its result or its error
-    world.close()
 
 What crosses between workers beside tensors is JSON, never pickle. With one process nothing is sent.
 
@@ -14,15 +13,18 @@ Reference: https://docs.pytorch.org/docs/stable/elastic/run.html
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
 from exnihilo import errors
 from exnihilo.errors import ConfigError, ExNihiloError
@@ -67,7 +69,6 @@ class World:
     device: torch.device
     host: Any = None  # a gloo group for what is exchanged between processes' Python sides
     mesh: Any = None  # one-dimensional DeviceMesh over all workers
-    owned: bool = False
 
     @classmethod
     def start(cls, device: str = "auto") -> World:
@@ -77,16 +78,7 @@ class World:
         where = resolve_device(device, int(os.environ.get("LOCAL_RANK", "0")))
         if size == 1:
             return cls(0, 1, where)
-        owned = not dist.is_initialized()
-        if owned:
-            if where.type == "cuda":
-                torch.cuda.set_device(where)
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE
-            )
-        host = dist.new_group(backend="gloo", timeout=PATIENCE)
-        mesh = dist.init_device_mesh(where.type, (size,))
-        return cls(rank, size, where, host, mesh, owned)
+        return cls(rank, size, where, *_join(where))
 
     @property
     def main(self) -> bool:
@@ -138,7 +130,20 @@ class World:
             raise getattr(errors, name, ExNihiloError)(given, expected=expected, next=next)
         return answer["result"]
 
-    def close(self) -> None:
-        """Leave the workers' group, where this object made it."""
-        if self.owned and dist.is_initialized():
-            dist.destroy_process_group()
+
+@cache
+def _join(device: torch.device) -> tuple[Any, Any]:
+    """(host group, mesh), once a process: a group that is left cannot be joined again."""
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+        atexit.register(_leave)
+    host = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return host, init_device_mesh(device.type, (dist.get_world_size(),))
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

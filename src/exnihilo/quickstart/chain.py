@@ -83,7 +83,14 @@ def stages() -> tuple[Stage, ...]:
     """The chain, in order."""
     from exnihilo.quickstart import closing, pretraining, tokens
 
-    return (tokens.tokenizer, pretraining.data, pretraining.pretrain, closing.texts, closing.scores, closing.report)
+    return (
+        tokens.tokenizer,
+        pretraining.data,
+        pretraining.pretrain,
+        closing.texts,
+        closing.scores,
+        closing.report,
+    )
 
 
 def start(

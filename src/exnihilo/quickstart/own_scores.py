@@ -34,7 +34,9 @@ def score(chain: Chain) -> list[dict[str, Any]]:
     packed = {
         "zlib -9": compressed_bits(text, b"", lambda data: zlib.compress(data, 9)),
         "xz -9": compressed_bits(text, b"", lambda data: lzma.compress(data, preset=9)),
-        "xz -9, training text first": compressed_bits(text, before, lambda data: lzma.compress(data, preset=9)),
+        "xz -9, training text first": compressed_bits(
+            text, before, lambda data: lzma.compress(data, preset=9)
+        ),
     }
     chain.figures.update(losses=found, unigram_bits_per_byte=unigram, compressors_bits_per_byte=packed)
     rows = [
@@ -49,7 +51,8 @@ def score(chain: Chain) -> list[dict[str, Any]]:
             "title": "Held-out text: what it costs to write it down",
             "head": ["", "bits a byte", "nats a token"],
             "rows": rows,
-            "note": f"less is better; {size} for the compressors, {found['base']['tokens']:,.0f} tokens for the models",
+            "note": f"less is better; {size} for the compressors, "
+            f"{found['base']['tokens']:,.0f} tokens for the models",
         }
     ]
 

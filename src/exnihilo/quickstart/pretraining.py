@@ -10,7 +10,8 @@ from exnihilo.quickstart.tokens import FOLDER, settings
 
 
 def data(chain: Chain) -> None:
-    """Encode and pack the data; for the world, write the held-out documents and work out the entropy floor."""
+    """Encode and pack the data; for the world, write the held-out documents and work out the entropy
+    floor."""
     from exnihilo.measure import prepare_for
     from exnihilo.train.progress import shown
 
@@ -33,7 +34,8 @@ def data(chain: Chain) -> None:
 
 
 def floor(chain: Chain) -> None:
-    """The entropy of the held-out documents under the world itself, in nats a token: no model can be below."""
+    """The entropy of the held-out documents under the world itself, in nats a token: no model can be
+    below."""
     from exnihilo.quickstart.tokens import HELD_OUT
     from exnihilo.world import HELD_OUT as FIRST
     from exnihilo.world import World

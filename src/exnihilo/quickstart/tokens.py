@@ -27,10 +27,11 @@ def settings(chain: Chain, vocabulary: int) -> dict[str, Any]:
         "data": f"world:{DOCUMENTS}" if chain.world else chain.data,
         "codec.vocab_size": vocabulary,
         "model.depth": 4,
-        "model.width": 192,
-        "model.heads": 6,
-        "batch.tokens": 4096,
+        "model.width": 128,
+        "model.heads": 4,
+        "batch.tokens": 2048,
         "eval.samples": 1,
+        "eval.tokens": 8192,
         "minutes": chain.minutes or 2.0,
     }
 
@@ -90,6 +91,8 @@ def tokenizer(chain: Chain) -> None:
     seconds = time.perf_counter() - began
     example = next((text for text in sample if text.strip()), "")[:60]
     pieces = [chain.codec.decode([i]) for i in chain.codec.encode(example)]
-    chain.say(f"{chain.codec.vocab_size} tokens, trained in {seconds:.1f} s; a text as the model will see it:")
+    chain.say(
+        f"{chain.codec.vocab_size} tokens, trained in {seconds:.1f} s; a text as the model will see it:"
+    )
     chain.say("  " + "|".join(pieces).replace("\n", "⏎"))
     chain.figures.update(vocabulary=chain.codec.vocab_size, tokenizer_seconds=round(seconds, 2))

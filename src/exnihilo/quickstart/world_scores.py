@@ -15,6 +15,7 @@ from exnihilo.infer import Choice, choose, generate
 from exnihilo.infer import Probe as Question
 from exnihilo.infer.interval import bootstrap
 from exnihilo.quickstart.chain import Chain
+from exnihilo.train.progress import Display, shown
 
 if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
@@ -37,15 +38,25 @@ def score(chain: Chain) -> list[dict[str, Any]]:
     assert chain.codec is not None and chain.random is not None and chain.base is not None
     world = World(0)
     models = {"random": chain.random, "base": chain.base}
-    rows = [_syntax(chain, models, world), *(_probes(chain, models, world, kind) for kind in WHAT)]
-    chain.figures["losses"] = losses(chain, models)
+    with shown(True) as display:
+        rows = [_syntax(chain, models, world, display)]
+        rows += [_probes(chain, models, world, kind, display) for kind in WHAT]
+        display.start("loss on the held-out stories", unit="tokens")
+        chain.figures["losses"] = losses(chain, models)
+        display.stop()
     found = chain.figures["losses"]
     floor, chance = chain.figures["floor_nats"], chain.figures["chance_nats"]
     loss = {name: found[name]["loss"] for name in models}
     gap = (chance - loss["base"]) / (chance - floor)
     chain.figures["share_of_the_way_to_the_floor"] = gap
     rows.append(
-        ["loss, nats a token", f"{loss['random']:.3f}", f"{loss['base']:.3f}", f"{chance:.3f}", f"{floor:.3f}"]
+        [
+            "loss, nats a token",
+            f"{loss['random']:.3f}",
+            f"{loss['base']:.3f}",
+            f"{chance:.3f}",
+            f"{floor:.3f}",
+        ]
     )
     bits, least = {name: found[name]["bpb"] for name in models}, chain.figures["floor_bits_per_byte"]
     rows.append(["bits a byte", f"{bits['random']:.3f}", f"{bits['base']:.3f}", "", f"{least:.3f}"])
@@ -82,7 +93,8 @@ def losses(chain: Chain, models: dict[str, Model]) -> dict[str, dict[str, float]
 
 
 def well_formed(model: Model, codec: Codec, world: World, seed: int) -> tuple[float, float, float, int]:
-    """(share, low, high, sentences) of well-formed sentences in made-up texts; each sentence weighs the same."""
+    """(share, low, high, sentences) of well-formed sentences in made-up texts; each sentence weighs the
+    same."""
     made = generate(model, codec, [""] * TEXTS, max_new_tokens=LENGTH, temperature=1.0, seed=seed, rows=TEXTS)
     from exnihilo.world.score import split
 
@@ -102,17 +114,23 @@ def well_formed(model: Model, codec: Codec, world: World, seed: int) -> tuple[fl
     return share, max(0.0, low), min(1.0, high), total
 
 
-def _syntax(chain: Chain, models: dict[str, Model], world: World) -> list[str]:
+def _syntax(chain: Chain, models: dict[str, Model], world: World, display: Display) -> list[str]:
     assert chain.codec is not None
     cells = []
     for name, model in models.items():
+        display.start(f"syntax of the {name} model")
         share, low, high, count = well_formed(model, chain.codec, world, chain.seed)
-        chain.figures.setdefault("syntax", {})[name] = {"share": share, "low": low, "high": high, "sentences": count}
+        chain.figures.setdefault("syntax", {})[name] = {
+            "share": share,
+            "low": low,
+            "high": high,
+            "sentences": count,
+        }
         cells.append(_cell(share, low, high))
     return ["syntax: well-formed sentences", *cells, "0%", "100%"]
 
 
-def _probes(chain: Chain, models: dict[str, Model], world: World, kind: str) -> list[str]:
+def _probes(chain: Chain, models: dict[str, Model], world: World, kind: str, display: Display) -> list[str]:
     from exnihilo.world.probes import probes
 
     assert chain.codec is not None
@@ -124,11 +142,16 @@ def _probes(chain: Chain, models: dict[str, Model], world: World, kind: str) -> 
     ]
     cells, chance = [], 0.0
     for name, model in models.items():
+        display.start(f"{kind} of the {name} model")
         found: Choice = choose(model, chain.codec, asked, by="sum")
         chance = found.chance
         chain.figures.setdefault(kind, {})[name] = {
-            "share": found.accuracy, "low": found.low, "high": found.high, "probes": found.count, "chance": chance
-        }  # fmt: skip
+            "share": found.accuracy,
+            "low": found.low,
+            "high": found.high,
+            "probes": found.count,
+            "chance": chance,
+        }
         cells.append(_cell(found.accuracy, found.low, found.high))
     return [WHAT[kind][0], *cells, f"{chance:.0%}", "100%"]
 

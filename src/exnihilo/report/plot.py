@@ -39,11 +39,14 @@ class Curves:
 
 
 def curves(train: Mapping[str, Sequence[float]], val: Mapping[str, Sequence[float]]) -> Curves:
-    """Curves from the tables of a `RunFolder`; over tokens where they are known, else over steps."""
+    """Curves from the tables of a `RunFolder`; over tokens where they are known, else over steps.
+
+    A step's training loss is that of the weights before it, so it stands where the step began.
+    """
     unit = "tokens" if "tokens" in train or "tokens" in val else "step"
-    name = "loss"
+    begun = [x - x / step for x, step in zip(train.get(unit, ()), train.get("step", ()), strict=False)]
     return Curves(
-        *_points(train.get(unit, ()), train.get(name, ())),
+        *_points(begun, train.get("loss", ())),
         *_points(val.get(unit, ()), val.get("val_loss", ())),
         unit="tokens" if unit == "tokens" else "steps",
     )

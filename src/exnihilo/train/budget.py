@@ -81,7 +81,7 @@ class Budget:
         """Seconds a step, first steps (compiling, cold caches) left out."""
         timed = state.step - state.startup_steps
         if timed < 1:
-            return max(state.choices.step_seconds, state.startup_seconds / max(1, state.startup_steps), 1e-6)
+            return max(state.choices.step_seconds, 1e-6)  # measured before the first step
         return max((state.seconds - state.startup_seconds) / timed, 1e-6)
 
     def update(self, state: State) -> bool:

@@ -29,7 +29,9 @@ class Ema:
         """Take in the current weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.average.values()), list(self.params.values()), 1 - decay)
+        average: list[Tensor] = list(self.average.values())
+        params: list[Tensor] = list(self.params.values())
+        torch._foreach_lerp_(average, params, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:

@@ -298,6 +298,8 @@ class Loop:
         shown["mfu"] = shown["tokens_per_s"] * self.flops_per_token / (self.peak_flops * self.world.size)
         total = self.budget.estimate(self.state)
         left = max(0.0, total - self.state.step) * self._smooth
+        if self.budget.seconds is not None:
+            left = min(left, max(0.0, self.budget.seconds - self.state.seconds))
         self.display.train(shown, self.budget.progress(self.state), total, left)
 
     # bad steps --------------------------------------------------------------------------------

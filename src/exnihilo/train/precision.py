@@ -69,7 +69,7 @@ class LossScale:
         """Divide the gradients by the scale, in place."""
         found = list(grads)
         if found:
-            torch._foreach_mul_(found, 1.0 / self.scale)
+            torch._foreach_mul_(found, 1.0 / self.scale)  # pyright: ignore[reportPrivateImportUsage]
 
     def update(self, finite: bool) -> None:
         """After a step: grow or shrink."""

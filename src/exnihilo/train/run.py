@@ -74,7 +74,6 @@ def run(
             return _Run(config, world, resume, force, origins, display).go()
     finally:
         torch.set_num_threads(threads)
-        world.close()
 
 
 class _Run:

@@ -48,9 +48,9 @@ class Plots:
             (weight, kind, {})
             for weight, kind in ((3, g.I_JOB), (3, g.I_HOME), (2, g.I_FOOD), (2, g.I_FRIEND), (1, g.I_HABIT))
         )
-        self._base = tuple(
-            (w, k, {}) for w, k in ((3, g.SCENE), (1, g.SKY), (1, g.SNACK), (1, g.HOMESICK), (1, g.MISS))
-        )
+        base = ((3, g.SCENE), (1, g.SKY), (1, g.SNACK), (1, g.HOMESICK))
+        self._base: tuple[Option, ...] = tuple((w, k, {}) for w, k in base)
+        self._miss: Option = (1, g.MISS, {})
         pairs = ((g.Q_HOME, g.A_HOME), (g.Q_JOB, g.A_JOB), (g.Q_FOOD, g.A_FOOD), (g.Q_FRIEND, g.A_FRIEND))
         self.about: dict[Entity, tuple[Asked, ...]] = {
             p: tuple((1, q, {"d": p}, a, {"d": p}) for q, a in pairs) for p in world.sheet.people
@@ -63,6 +63,8 @@ class Plots:
         """What may be told between two steps of the plot, in the state the story is in."""
         out = list(self._base)
         hero = c.ctx["a"]
+        if hero.friend not in c.loc:
+            out.append(self._miss)
         mood = c.mood.get(hero, 0)
         if mood:
             out.append(self._glad if mood > 0 else self._sad)

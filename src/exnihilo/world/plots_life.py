@@ -31,10 +31,10 @@ def pet_kinds(g: Grammar) -> None:
       "{x.n} {x.voice} and wanted food.",
       event="want", roles="agent:x", does="mood x -1", v=-1)  # fmt: skip
     k("WRONG", "{a} held out some {fodder}, but {x.n} turned away.",
-      "{a} tried {fodder}, but {x.n} did not like it.",
+      "{a} tried {fodder}, but {x.n} did not like that.",
       "{x.n} sniffed at some {fodder} and left it.",
       event="offer", roles="agent:a recipient:x", v=-1)  # fmt: skip
-    k("RIGHT", "Then {a} brought some {x.food}, and {x.n} ate it all.",
+    k("RIGHT", "Then {a} brought some {x.food}, and {x.n} ate everything.",
       "{a} tried {x.food}, and {x.n} {x.voice} with joy.",
       "But {x.food} made {x.n} happy at once.",
       event="feed", roles="agent:a recipient:x", does="mood x 1; mood a 1", v=1)  # fmt: skip
@@ -56,6 +56,7 @@ def pet(c: Teller, f: dict) -> None:
     p = c.ctx["p"]
     x = c.say((4, g.SPOT, {"a": a, "x": x, "p": p}), pad=2, pool=c.world.plots.intro)[1]["x"]
     c.ctx["x"] = x
+    c.used.add(g.FEED)  # what it likes is what the hero has to find out
     args = {"a": a, "x": x}
     c.one(g.HUNGRY, **args)
     c.paragraph()
@@ -100,7 +101,8 @@ def quarrel_kinds(g: Grammar) -> None:
     k("YIELD", '"Keep it," said {a.n}, "I have enough at home."', "{a.n} let {b.n} keep {t}.",
       event="yield", roles="agent:a patient:t recipient:b", does="mood a 1; mood b 1", v=1)  # fmt: skip
     k("TEAR", "They pulled until the {t.part} broke.", "{a} pulled, {b.n} pulled, and {t} fell into the mud.",
-      event="break", roles="agent:a patient:t location:p", does="has p t; mood a -1; mood b -1", v=-1)  # fmt: skip
+      event="break", roles="agent:a patient:t location:p",
+      does="has p t; mood a -1; mood b -1", v=-1)  # fmt: skip
     k("PART", "{b.n} went away with {t}.", "Without a word, {b.n} left with {t}.",
       event="depart", roles="agent:b patient:t", does="away b b", v=-1)  # fmt: skip
 
@@ -145,7 +147,8 @@ def feast_kinds(g: Grammar) -> None:
       event="go", roles="agent:a destination:q", does="loc a q")  # fmt: skip
     k("ARRIVE", "{b.n} came and brought {t.a}.", "{b.n} knocked and held out {t.a}.",
       "Then {b.n} arrived with {t.a}.",
-      event="come", roles="agent:b patient:t recipient:a location:q", does="loc b q; has a t", v=1)  # fmt: skip
+      event="come", roles="agent:b patient:t recipient:a location:q",
+      does="loc b q; has a t", v=1)  # fmt: skip
     k("ABSENT", "{b.n} did not come.", "{b.n} was ill and stayed in bed.", "Nobody saw {b.n} that night.",
       event="miss", roles="agent:b", v=-1)  # fmt: skip
     k("TALLY", "{count} sat at the table.", "{count} ate with {a.n}.", event="count", roles="agent:a")

@@ -230,7 +230,8 @@ def trade_kinds(g: Grammar) -> None:
     k("AGREE", '"That is fair," said {b.n}.', '"Yes, let us swap," said {b.n}.', "{b.n} nodded {way}.",
       event="agree", roles="agent:b recipient:a", v=1)  # fmt: skip
     k("SWAP", "{a} gave {t} to {b.n} and got {u} in return.", "So {a} took {u}, and {b.n} took {t}.",
-      event="swap", roles="agent:a patient:u recipient:b exchange:t", does="has b t; has a u; mood a 1; mood b 1",
+      event="swap", roles="agent:a patient:u recipient:b exchange:t",
+      does="has b t; has a u; mood a 1; mood b 1",
       v=1)  # fmt: skip
     k("DECLINE", '"No, I would never part with {u}," said {b.n}.', '"I do not need {t.an}," said {b.n}.',
       "{b.n} shook {b.p} head and kept {u}.",

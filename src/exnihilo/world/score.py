@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import exp, inf, log, sqrt
 from typing import TYPE_CHECKING
 
+from ..errors import DataError
 from .chooser import Mismatch, Scorer, Step
 from .plots import tell
 
@@ -56,6 +57,12 @@ def parse(world: World, text: str) -> Parse:
         except Mismatch as stop:
             position = max(position, stop.position)
         stack += scorer.open
+    if stack:  # never seen: the sum would not be exact
+        raise DataError(
+            f"a text has more than {MAX_BRANCHES} readings",
+            expected="a text of this world",
+            next="shorten the text",
+        )
     if not found:
         return Parse(-inf, 0, position, ())
     top = max(scorer.log_prob for scorer in found)

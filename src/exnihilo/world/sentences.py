@@ -41,7 +41,7 @@ def common(g: Grammar) -> None:
       "It made {a.n} {glad}.", event="feel", roles="agent:a", v=1)  # fmt: skip
     k("SAD", "{a} felt {sad}.", "{a} was {sad} and said nothing.", "{a} sighed and felt {sad}.",
       "It made {a.n} {sad}.", event="feel", roles="agent:a", v=-1)  # fmt: skip
-    k("SNACK", "{a} sat down and ate some {a.food}.", "{a} had some {a.food} in a pocket and ate it all.",
+    k("SNACK", "{a} sat down and ate some {a.food}.", "{a} had some {a.food} in a pocket and ate everything.",
       "{a} stopped for a bite of {a.food}.", event="eat", roles="agent:a")  # fmt: skip
     k("HOMESICK", "{a} thought of the warm house near {a.home}.", "{a} wanted to be back near {a.home}.")
     k("MISS", "{a} wished that {a.friend} were there.", "{a} thought of {a.friend} and smiled.")

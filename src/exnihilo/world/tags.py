@@ -136,6 +136,8 @@ def word_class(word: str, before: str, after: str) -> str:
         return "DET" if after == "night" else "PRON"
     if word == "while" and before == "a" or word == "home" and before == "and":
         return "NOUN"
+    if word == "lost" and before not in ("the", "was"):
+        return "VERB"
     if word == "best" and not after[:1].isalpha():
         return "ADV"
     if word == "like" and (before in ("not", "would", "else") or after in (".", "?", "best")):

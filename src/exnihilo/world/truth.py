@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .facts import Animal, Entity, Person, Place, Thing
+from .facts import Entity, Person, Place, Thing
 from .rng import Draws
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def questions(doc: Document) -> tuple[Question, ...]:
             text = pattern.format(**fill)
             answers.setdefault(text, set()).add(event.roles[role])
             asked.setdefault(text, (event.entities[role], event.sentence))
-    loc, has = _state(doc)
+    loc, has = doc.state
     for thing, owner in has.items():
         if isinstance(owner, Person):
             asked[f"Who had {named(thing)} in the end?"] = (owner, doc.story_end)
@@ -204,10 +204,6 @@ def questions(doc: Document) -> tuple[Question, ...]:
 
 
 ROLES = ("agent", "patient", "recipient", "location", "destination", "owner", "exchange", "host", "rival")
-
-
-def _state(doc: Document) -> tuple[dict[Entity, Entity], dict[Thing, Entity]]:
-    return doc.state
 
 
 def _question(text: str, mention: Mention) -> Question:
@@ -350,7 +346,6 @@ def entailments(doc: Document) -> tuple[Entailment, ...]:
 
 
 __all__ = [
-    "Animal",
     "Entailment",
     "Event",
     "Mention",
