@@ -86,7 +86,7 @@ def trainer(
     config = Qwen3Config(
         vocab_size=V, hidden_size=D, intermediate_size=F, num_hidden_layers=L, num_attention_heads=H,
         num_key_value_heads=H, head_dim=D // H, max_position_embeddings=context, tie_word_embeddings=True,
-        attn_implementation="sdpa", use_cache=False,
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] use_cache=False,
     )  # fmt: skip
     data = Dataset.from_dict({"text": texts})
     data = data.map(

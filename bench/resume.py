@@ -14,6 +14,7 @@ Processes are forked from one that has imported everything, so that a trial cost
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -176,6 +177,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
     steps: int = arguments.steps
+    for name in ("torch._dynamo", "torch._refs"):  # what torch imports late, so that each process need not
+        importlib.import_module(name)
     draw = random.Random(arguments.seed)
     where = {
         "bench": "resume",

@@ -21,8 +21,9 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from common import matmul_peak, median, note, row
 from torch import Tensor, nn
+
+from common import matmul_peak, median, note, row
 
 V, T, B, L, D, H, F = 4096, 256, 16, 6, 256, 4, 768
 Step = Callable[[Tensor], Tensor]
@@ -71,7 +72,7 @@ def qwen3(compiled: bool) -> tuple[nn.Module, Step]:
         head_dim=D // H,
         max_position_embeddings=T,
         tie_word_embeddings=True,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         use_cache=False,
     )
     model = Qwen3ForCausalLM(config)
@@ -157,8 +158,8 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     peaks = [matmul_peak()]
     for i in range(a.rounds):
-        for name, step in runners.items():
-            seconds[name].append(step())
+        for name, run in runners.items():
+            seconds[name].append(run())
         peaks.append(matmul_peak())
         note(f"round {i + 1}/{a.rounds}")
     peak = median(peaks)

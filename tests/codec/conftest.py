@@ -14,7 +14,7 @@ from exnihilo.config import CodecConfig
 
 TEXTS = [
     "The fox's den lay under the old oak; it wasn't far from the river, and the fox liked it that way.\n",
-    "On 12 May 1984 the miller counted 1,024 sacks. \"That's all?\" he asked.\r\n\r\n\tAll, said she.\n",
+    'On 12 May 1984 the miller counted 1,024 sacks. "That\'s all?" he asked.\r\n\r\n\tAll, said she.\n',
     "Καλημέρα κόσμε. Le cœur déçu mais l'âme plutôt naïve. 你好，世界！ Привет, мир.\n",
     "def f(x: int) -> int:\n    return x ** 2  # twice\n\n\nprint(f(3))\n",
     "the river and the fox and the miller and the sacks and the river again\n",

@@ -14,9 +14,7 @@ from exnihilo.codec.base import _LONG, cut, scrub
 from exnihilo.codec.wordpiece import WordPiece
 from exnihilo.errors import CodecError
 
-fixed = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+fixed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 unicode = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 awkward = st.lists(
     st.sampled_from(

@@ -103,9 +103,8 @@ def test_the_room_is_listed_and_typos_get_a_hint():
 
 
 def test_a_users_own_objective_is_found_by_its_dotted_path(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "my_own.py").write_text(
-        "from exnihilo.objective.causal_lm import CausalLM\n\n\nclass Mine(CausalLM):\n    weights = {'nll': 2.0}\n"
-    )
+    own = "class Mine(CausalLM):\n    weights = {'nll': 2.0}\n"
+    (tmp_path / "my_own.py").write_text(f"from exnihilo.objective.causal_lm import CausalLM\n\n\n{own}")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Exception, match="dotted"):
         registry.find("nothing.here")

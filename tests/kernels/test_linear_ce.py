@@ -95,6 +95,7 @@ def test_autocast_computes_products_low_and_softmax_high():
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_token_logprobs_take_any_gradient(temperature: float):
     h, w, b, _ = case(23, 5, 11, 5)
+    assert b is not None
     y = torch.randint(0, 11, (23,), generator=torch.Generator().manual_seed(0))
     weights = torch.randn(23, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     got = token_logprobs(h, w, y, bias_V=b, chunk=4, temperature=temperature)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from exnihilo.cli import main
-from exnihilo.errors import UsageError
+from exnihilo.errors import ExNihiloError, UsageError
 from exnihilo.quickstart import chain, own_scores, pretraining, tokens, world_scores
 
 
@@ -82,6 +82,12 @@ def test_the_curve_is_ascii_where_the_terminal_is(brief: None, corpus: Path, tmp
     chain.start(data=str(corpus), minutes=0.03, run=tmp_path / "q", device="cpu", stream=stream)
     stream.flush()
     assert b"tokens seen" in raw.getvalue() and b"* training" in raw.getvalue()
+
+
+def test_bad_data_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ExNihiloError, match="absent"):
+        chain.start(data=str(tmp_path / "absent"), minutes=0.03, run=tmp_path / "q", stream=io.StringIO())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_budget_is_refused(tmp_path: Path) -> None:

@@ -161,6 +161,35 @@ def test_measured_choices_are_obeyed_after_a_resume(
     assert run(open_, resume=True, progress=False).step == 6
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's tracer looks at activations
+def test_compiled_blocks_learn_the_same(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole path of compile=on, with a backend that captures graphs and leaves them as they are."""
+    from functools import partial
+
+    from exnihilo.parallel import compile as compiling
+
+    monkeypatch.setattr(compiling, "unavailable", lambda device: None)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    watch = EvalConfig(every=2, tokens=128, samples=1)
+    run(make(tmp_path / "plain", eval=watch), progress=False)
+    run(make(tmp_path / "on", compile="on", eval=watch), progress=False)
+    run(make(tmp_path / "on", compile="on", eval=watch, steps=8), resume=True, progress=False)
+    run(make(tmp_path / "plain", eval=watch, steps=8), resume=True, progress=False)
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("plain", "on"))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
+    assert load_toml(tmp_path / "on/config.toml").compile == "on"
+
+
+def test_the_last_evaluation_reads_all_where_that_is_quick(make: Any, tmp_path: Path) -> None:
+    config = make(
+        tmp_path / "r", eval=EvalConfig(every=3, samples=0), data={"sources": [{"path": "world:800"}]}
+    )
+    run(config, progress=False)
+    read = [r["val_tokens"] for r in rows(tmp_path / "r") if r["kind"] == "eval"]
+    assert read[0] == read[1] == read[2] < 1.1 * 4096 and read[3] > 2 * read[0]
+
+
 def test_by_the_clock(make: Any, tmp_path: Path) -> None:
     result = run(
         make(tmp_path / "r", steps=None, minutes=0.04, eval=EvalConfig(every=10**6, tokens=64)),

@@ -123,9 +123,7 @@ def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     return out
 
 
-def from_hf(
-    theirs: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> tuple[ModelConfig, dict[str, Tensor]]:
+def from_hf(theirs: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Their configuration and tensors as `Model.load_state_dict` takes them, checked by name and shape."""
     config = config_from_hf(theirs)
     family = find(config.family)

@@ -163,6 +163,9 @@ def linear_cross_entropy(
         2.3026
     """
     size = chunk_size(weight_VD.shape[0], chunk, on_cpu=hidden_ND.device.type == "cpu")
+    if not torch.is_grad_enabled():  # else a Parameter would have its gradient computed, for nothing
+        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
+        bias_V = None if bias_V is None else bias_V.detach()
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, bias_V, size, ignore)  # type: ignore
 
 

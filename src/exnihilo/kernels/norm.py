@@ -22,13 +22,18 @@ def reference(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight_D
 
 
+def _forward(x: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    y = x * scale
+    y *= weight_D
+    return y, scale
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:  # type: ignore[override]
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        y = x * scale
-        y *= weight_D
+        y, scale = _forward(x, weight_D, eps)
         ctx.save_for_backward(x, weight_D, scale)
         return y
 
@@ -57,4 +62,6 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     plain = x.dtype == weight_D.dtype and x.dtype in (torch.float32, torch.float64)
     if torch.compiler.is_compiling() or x.device.type != "cpu" or not plain:
         return F.rms_norm(x, (x.shape[-1],), weight_D.to(x.dtype), eps)
+    if not torch.is_grad_enabled():  # decoding: spare the bookkeeping
+        return _forward(x, weight_D, eps)[0]
     return _RMSNorm.apply(x, weight_D, eps)  # type: ignore

@@ -45,4 +45,6 @@ def rotate(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn `x_BHTd` by the angles whose cosines and signed sines are given; the result has the type of x."""
     if torch.compiler.is_compiling() or x_BHTd.dtype != cos.dtype or x_BHTd.device.type != "cpu":
         return reference(x_BHTd, cos, sin)
+    if not torch.is_grad_enabled():  # decoding: spare the bookkeeping
+        return _turn(x_BHTd, cos, sin, back=False)
     return _Rotate.apply(x_BHTd, cos, sin)  # type: ignore

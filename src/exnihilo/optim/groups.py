@@ -27,6 +27,11 @@ def split(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Param
     return matrices, rest
 
 
+def whole(t: Tensor) -> Tensor:
+    """The full tensor of a sharded one (DTensor); any other as it is."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t  # pyright: ignore
+
+
 def clip(params: Iterable[Tensor], max_norm: float | None) -> Tensor:
     """The global L2 norm of the gradients before clipping; scales them in place to at most `max_norm`.
 
@@ -36,9 +41,8 @@ def clip(params: Iterable[Tensor], max_norm: float | None) -> Tensor:
     if not grads:
         return torch.zeros(())
     norm = torch.nn.utils.get_total_norm(grads)
-    if hasattr(norm, "full_tensor"):
-        norm = norm.full_tensor()
+    norm = whole(norm)
     if max_norm is not None:
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(grads, factor.to(grads[0].device))
+        torch._foreach_mul_(grads, factor.to(grads[0].device))  # pyright: ignore[reportPrivateImportUsage]
     return norm

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from exnihilo.optim.groups import whole
+
 # Each step maps a singular value s to a·s + b·s³ + c·s⁵; this choice of (a, b, c) has the steepest slope at
 # 0 that still keeps every value in about [0.7, 1.2] after five steps (see the post above).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -40,10 +42,6 @@ def orthogonalize(stack_KRC: Tensor, steps: int = 5, eps: float = 1e-7) -> Tenso
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, poly, x, beta=a)
     return (x.mT if flip else x).to(stack_KRC.dtype)
-
-
-def _whole(t: Tensor) -> Tensor:
-    return t.full_tensor() if hasattr(t, "full_tensor") else t  # type: ignore[operator]
 
 
 def _like(whole: Tensor, like: Tensor) -> Tensor:
@@ -77,7 +75,7 @@ class MuonAdamW(torch.optim.Optimizer):
             if p.grad is not None:
                 by_shape[tuple(p.shape)].append(p)
         for shape, params in by_shape.items():
-            grads = [p.grad for p in params]
+            grads = [p.grad for p in params if p.grad is not None]
             buffers = []
             for p in params:
                 state = self.state[p]
@@ -85,14 +83,14 @@ class MuonAdamW(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(p)
                 buffers.append(state["momentum"])
             # Nesterov: the buffer is an average of gradients; the update looks one step ahead
-            torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-            ahead = torch._foreach_lerp(grads, buffers, group["momentum"])
-            stack_KRC = torch.stack([_whole(t) for t in ahead])
+            torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
+            ahead = torch._foreach_lerp(grads, buffers, group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
+            stack_KRC = torch.stack([whole(t) for t in ahead])
             update_KRC = orthogonalize(stack_KRC, group["ns_steps"])
             size = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
             if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(  # pyright: ignore[reportPrivateImportUsage]
                 params, [_like(u, p) for u, p in zip(update_KRC.unbind(), params, strict=True)], alpha=-size
             )
 

@@ -87,8 +87,8 @@ def known(device: torch.device) -> Cost:
 def remember(device: torch.device, seconds: float, saves: float) -> None:
     """Keep a measurement for later runs; a cache that cannot be written is no loss.
 
-    The longest time stands, and at least `LEAST`: torch's own cache makes a second compilation of the same code
-    quick, but not the first of another.
+    The longest time stands, and at least `LEAST`: torch's own cache makes a second compilation of the same
+    code quick, but not the first of another.
     """
     path = _file(device)
     before = known(device)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from exnihilo.config import RunConfig
-from exnihilo.errors import UsageError
+from exnihilo.errors import ExNihiloError, UsageError
 
 if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 TOTAL = 205.0  # seconds for all stages; promised are 240 on two cores
 RESERVE = 32.0  # of them for the scores, the pictures and the report
+LOCK = ".lock"
 LEAST = 30.0  # of pretraining, on however slow a machine
 
 
@@ -116,12 +117,23 @@ def start(
     out = Console(file=stream or sys.stdout, highlight=False)
     chain = Chain(data, minutes, run or _free(), seed, device, force, out)
     for stage in stages():
-        stage(chain)
+        try:
+            stage(chain)
+        except ExNihiloError:
+            _clear(chain.run)
+            raise
         if chain.result is not None and chain.result.interrupted:
             chain.figures["interrupted"] = True
             chain.say(f"interrupted; go on with: exnihilo train --resume run={chain.run}")
             break
     return chain.figures
+
+
+def _clear(run: Path) -> None:
+    """Remove a run folder that nothing came of: empty but for its lock."""
+    if run.is_dir() and all(path.name == LOCK for path in run.iterdir()):
+        (run / LOCK).unlink(missing_ok=True)
+        run.rmdir()
 
 
 def _free() -> Path:

@@ -26,8 +26,8 @@ TEXTS = 48  # made up by each model
 LENGTH = 160  # tokens of each at most
 PROBES = 400  # of each kind
 WHAT = {
-    "consistency": ("meaning: true of this story", "consistent"),
-    "recall": ("recall: facts of the world", "recalled"),
+    "consistency": "meaning: true of the story",
+    "recall": "recall: facts of the world",
 }
 
 
@@ -63,10 +63,10 @@ def score(chain: Chain) -> list[dict[str, Any]]:
     return [
         {
             "title": "Random weights against the base model, on held-out stories",
-            "head": ["", "random", "base", "chance", "best possible"],
+            "head": ["", "random", "base", "chance", "best"],
             "rows": rows,
-            "note": f"95% intervals; {TEXTS} texts and {PROBES} probes of each kind; the base model is "
-            f"{gap:.1%} of the way from chance to the entropy floor",
+            "note": f"95% intervals; {TEXTS} made-up texts, {PROBES} probes of each kind. "
+            f"The base model has gone {gap:.1%} of the way from chance to the entropy floor.",
         }
     ]
 
@@ -127,7 +127,7 @@ def _syntax(chain: Chain, models: dict[str, Model], world: World, display: Displ
             "sentences": count,
         }
         cells.append(_cell(share, low, high))
-    return ["syntax: well-formed sentences", *cells, "0%", "100%"]
+    return ["syntax: well formed", *cells, "0%", "100%"]
 
 
 def _probes(chain: Chain, models: dict[str, Model], world: World, kind: str, display: Display) -> list[str]:
@@ -153,7 +153,7 @@ def _probes(chain: Chain, models: dict[str, Model], world: World, kind: str, dis
             "chance": chance,
         }
         cells.append(_cell(found.accuracy, found.low, found.high))
-    return [WHAT[kind][0], *cells, f"{chance:.0%}", "100%"]
+    return [WHAT[kind], *cells, f"{chance:.0%}", "100%"]
 
 
 def _cell(share: float, low: float, high: float) -> str:

@@ -179,9 +179,9 @@ def loss(
         legend.append((f"{marks[0] if unicode else marks[1]} {name}", style))
 
     if chance is not None:
-        add(ends, [chance] * 2, "bright_black", "━.", f"ln V (chance) {chance:.2f}")
+        add(ends, [chance] * 2, "bright_black", "━.", f"ln V {chance:.2f}")
     if floor is not None:
-        add(ends, [floor] * 2, "green", "━=", f"entropy floor {floor:.2f}")
+        add(ends, [floor] * 2, "green", "━=", f"floor {floor:.2f}")
     if data.train:
         steady = smooth(data.train, max(1, len(data.train) // 40) | 1)
         add(data.train_x, steady, "bright_blue", "━*", f"training {steady[-1]:.2f}")

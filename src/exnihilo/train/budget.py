@@ -80,7 +80,7 @@ class Budget:
     def pace(self, state: State) -> float:
         """Seconds a step, first steps (compiling, cold caches) left out."""
         timed = state.step - state.startup_steps
-        if timed < 1:
+        if timed < 1 or not state.startup_steps:
             return max(state.choices.step_seconds, 1e-6)  # measured before the first step
         return max((state.seconds - state.startup_seconds) / timed, 1e-6)
 

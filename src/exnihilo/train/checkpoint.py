@@ -36,7 +36,9 @@ ASIDE = ".writing-"
 
 
 def name_of(step: int) -> str:
-    """>>> name_of(100)
+    """The folder of a step's checkpoint.
+
+    >>> name_of(100)
     'step-00000100'
     """
     return f"{PREFIX}{step:08d}"

@@ -35,14 +35,23 @@ if TYPE_CHECKING:
 
 TIMES = 10  # evaluations a run, where eval.every does not say
 SHARE = 0.03  # of the run's tokens that one evaluation reads at most by default (about 1% of its time)
-FINAL_SHARE = 0.1  # the same for the last evaluation
+LEAST_TOKENS = 4096  # of one evaluation, so that a short run's figure is not all noise
+FINAL_SHARE, FINAL_SECONDS = 0.05, 10.0  # of the run's time, or seconds if more, for the last evaluation
 SAMPLE_TOKENS = 128
 SHOWN = 100  # characters of a sample that are said
 
 
-def default_tokens(total_tokens: float, context: int, share: float = SHARE) -> int:
+def default_tokens(total_tokens: float, context: int) -> int:
     """Validation tokens that cost a small share of a run of `total_tokens`."""
-    return max(16 * context, int(share * total_tokens))
+    return max(LEAST_TOKENS, 16 * context, int(SHARE * total_tokens))
+
+
+def final_tokens(seconds: float, tokens_per_second: float) -> int:
+    """Validation tokens that can be read within a small share of a run that took `seconds`.
+
+    Reading costs a third of training.
+    """
+    return int(max(FINAL_SECONDS, FINAL_SHARE * seconds) * 3 * tokens_per_second)
 
 
 class Evaluator:

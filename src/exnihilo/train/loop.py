@@ -33,7 +33,7 @@ from exnihilo.train import precision
 from exnihilo.train.batches import Batches, Micro, Step
 from exnihilo.train.budget import Budget
 from exnihilo.train.ema import Ema
-from exnihilo.train.evaluation import FINAL_SHARE, Evaluator, default_tokens
+from exnihilo.train.evaluation import Evaluator, final_tokens
 from exnihilo.train.metrics import Metrics
 from exnihilo.train.progress import Display
 from exnihilo.train.saving import Keeper
@@ -397,7 +397,8 @@ class Loop:
             return
         if state.last_val and state.last_val.get("final"):
             return
-        most = default_tokens(state.tokens, dataset.context, FINAL_SHARE)
+        speed = self.step_tokens / max(state.choices.step_seconds, 1e-6)
+        most = max(state.choices.eval_tokens, final_tokens(state.seconds, speed))
         figures = self.evaluator.measure(state, None if dataset.tokens <= most else most)
         self.metrics.write(
             "eval", state.step, {"tokens": state.tokens, "seconds": state.seconds, "final": True, **figures}

@@ -24,7 +24,9 @@ EVERY = 10.0  # seconds between plain lines
 
 
 def duration(seconds: float) -> str:
-    """>>> duration(3725), duration(65), duration(8)
+    """Seconds as hours, minutes and seconds.
+
+    >>> duration(3725), duration(65), duration(8)
     ('1:02:05', '1:05', '0:08')
     """
     whole = max(0, round(seconds))
@@ -112,9 +114,9 @@ class Bar(Display):
         self.stop()
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[tail]}"),
+            TextColumn("{task.fields[tail]}", markup=False),
             console=self.console,
             transient=True,
         )
