@@ -46,10 +46,12 @@ RACE = [
     "model.heads=4",
     "model.context=64",
     "batch.tokens=1024",
-    "steps=330",
+    "steps=230",
     "optim.lr=0.02",
     "optim.adamw_lr=0.008",
     "eval.samples=0",
+    "eval.every=1000000",
+    "eval.tokens=1000000",
     "compile=off",
 ]
 BEST = [
@@ -110,7 +112,8 @@ def nanogpt(home: Path, train: Path, val: Path, out: Path) -> tuple[float, float
     if done.returncode:
         raise SystemExit(done.stderr)
     check = [sys.executable, "-c", MEASURE, str(out / "ckpt.pt"), str(folder / "val.bin")]
-    loss = float(subprocess.run(check, cwd=home, capture_output=True, text=True, check=True).stdout)
+    told = subprocess.run(check, cwd=home, capture_output=True, text=True, check=True).stdout
+    loss = float(told.strip().splitlines()[-1])
     return seconds, loss
 
 

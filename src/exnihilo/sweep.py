@@ -19,7 +19,6 @@ def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | 
         out: a PNG of the sweep.
     """
     from exnihilo.data.collate import simplify
-    from exnihilo.data.order import Order
     from exnihilo.interop.load import load
     from exnihilo.measure import prepare_for
     from exnihilo.optim import find_lr
@@ -34,7 +33,7 @@ def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | 
         codec, splits = prepare_for(config, display, init.codec if init is not None else None)
         bench = Bench.make(config, codec.vocab_size, init.model if init is not None else None)
         data = splits.train
-        order = Order(data.source_rows, data.weights, config.seed)
+        order = data.order(config.seed)
         context, rows = config.model.context, bench.rows
         if config.batch.micro_tokens is not None:
             micro = max(1, min(rows, config.batch.micro_tokens // context))

@@ -195,7 +195,7 @@ def test_the_micro_batch_search_leaves_no_trace_and_finds_the_best(monkeypatch: 
 
     monkeypatch.setattr(tune, "timed", timed)
     best, pace = tune.micro_rows(
-        lambda n: model(torch.ones(n, 2)).sum(), model, World(0, 1, CPU), rows=16, context=8
+        lambda n: model(torch.ones(n, 2)).sum(), model, World(0, 1, CPU), rows=16, context=512
     )
     assert best == 4 and pace == pytest.approx(0.3)
     monkeypatch.undo()

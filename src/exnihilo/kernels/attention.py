@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exnihilo.kernels import causal
 from exnihilo.kernels.blocked import LENGTHS, Spans, blocked_attention, spans
 
 Kind = Literal["causal", "full", "mask", "flex"]
@@ -161,6 +162,8 @@ def attend(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropou
     k_BHSd, v_BHSd = _repeat(q_BHTd, k_BGSd, v_BGSd)
     if not dropout and rule.spans is not None and rule.bias is not None and _in_blocks(q_BHTd):
         return blocked_attention(q_BHTd, k_BHSd, v_BHSd, rule.spans, rule.bias)
+    if rule.kind == "causal" and not dropout and _keeps_weights(q_BHTd, k_BHSd):
+        return causal.causal_attention(q_BHTd, k_BHSd, v_BHSd)
     if rule.kind == "causal":
         return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, is_causal=True, dropout_p=dropout)
     if rule.kind == "full":
@@ -179,6 +182,19 @@ def attend(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropou
 def _in_blocks(q_BHTd: Tensor) -> bool:
     """Whether blocks of queries are faster than a mask over all of them."""
     return q_BHTd.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+
+
+def _keeps_weights(q_BHTd: Tensor, k_BHSd: Tensor) -> bool:
+    """Whether `kernels.causal` applies: training uncompiled on a CPU, rows of moderate length."""
+    return (
+        q_BHTd.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and (q_BHTd.requires_grad or k_BHSd.requires_grad)
+        and not torch.compiler.is_compiling()
+        and q_BHTd.shape[2] in causal.LENGTHS
+        and q_BHTd.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def _repeat(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor) -> tuple[Tensor, Tensor]:

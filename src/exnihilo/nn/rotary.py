@@ -59,7 +59,11 @@ class Rotary(nn.Module):
     def __init__(self, head_dim: int, theta: float, length: int) -> None:
         super().__init__()
         self.head_dim, self.theta = head_dim, theta
-        cos, sin = self._table(length, torch.empty(0).device)
+        device = torch.empty(0).device
+        # on "meta" a table has no numbers; asking for them would load PyTorch's symbolic machinery,
+        # for seconds
+        empty = Turn(torch.empty(length, head_dim), torch.empty(length, head_dim))
+        cos, sin = empty if device.type == "meta" else self._table(length, device)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -68,7 +72,8 @@ class Rotary(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Rotary:
         super()._apply(fn, recurse)
-        self.cos, self.sin = self._table(self.cos.shape[0], self.cos.device)
+        if self.cos.device.type != "meta":
+            self.cos, self.sin = self._table(self.cos.shape[0], self.cos.device)
         return self
 
     def forward(self, T: int, pos_BTK: Tensor | None) -> Turn:

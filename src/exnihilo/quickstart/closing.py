@@ -101,5 +101,8 @@ def _beginning(chain: Chain) -> str:
     """First words of a held-out text, as a prompt that a shell takes as it is."""
     from exnihilo.quickstart.own_scores import held_out_text
 
-    words = [word for word in held_out_text(chain, 2000).split() if word.isalpha()]
-    return " ".join(words[:3]) or "The"
+    for line in held_out_text(chain, 4000).splitlines()[1:]:  # the first may begin inside a word
+        words = line.split()[:3]
+        if len(words) == 3 and all(word.isalpha() for word in words):
+            return " ".join(words)
+    return "The"

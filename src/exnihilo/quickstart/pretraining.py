@@ -65,7 +65,7 @@ def pretrain(chain: Chain) -> None:
     chain.head("3  pretraining, from random weights")
     minutes = chain.minutes
     if minutes is None:
-        minutes = max(LEAST, TOTAL - RESERVE - chain.seconds) / 60
+        minutes = max(LEAST, TOTAL - RESERVE["world" if chain.world else "own"] - chain.seconds) / 60
     chosen = settings(chain, chain.config.codec.vocab_size)
     chosen.update({"codec.path": chain.run / FOLDER, "minutes": round(minutes, 3)})
     chain.config, origins = config_layers.load("gpt", settings=chosen)

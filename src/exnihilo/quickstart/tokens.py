@@ -26,10 +26,11 @@ def settings(chain: Chain, vocabulary: int) -> dict[str, Any]:
         "device": chain.device,
         "data": f"world:{DOCUMENTS}" if chain.world else chain.data,
         "codec.vocab_size": vocabulary,
-        "model.depth": 4,
+        "model.depth": 3,
         "model.width": 128,
         "model.heads": 4,
         "batch.tokens": 2048,
+        "optim.adamw_lr": 0.02,  # a short run: embeddings must move far in a few hundred steps
         "eval.samples": 1,
         "eval.tokens": 8192,
         "minutes": chain.minutes or 2.0,

@@ -168,6 +168,10 @@ class _Run:
     def _check(self) -> None:
         if not self.config.data.sources:
             raise UsageError("no data was given", expected="data=PATH", next="e.g. data=books/ or data=world")
+        if any(source.path == "-" for source in self.config.data.sources):
+            data = self.config.data  # standard input is read once and kept, so that the run can be resumed
+            kept = self.world.first(lambda: datas.settle(data).model_dump(mode="json"))
+            self.config = self.config.model_copy(update={"data": type(data).model_validate(kept)})
         if (
             self.config.device != "auto"
             and self.found
