@@ -8,6 +8,7 @@ the machine has. Whatever the user set in the environment stays.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 
@@ -38,9 +39,36 @@ def _quota() -> int | None:
     return max(1, -(-quota // period)) if quota > 0 and period > 0 else None
 
 
+def quiet(seconds: float = 0.06) -> bool:
+    """Whether nearly all cores are idle just now; False where the system does not say.
+
+    Threads that sleep between two products lose a third of the speed of small models on a quiet machine;
+    threads that spin lose more beside one busy core. So they spin briefly, and only where nobody is at work.
+    """
+
+    def ticks() -> tuple[int, int] | None:
+        try:
+            with open("/proc/stat") as file:
+                numbers = [int(n) for n in file.readline().split()[1:9]]
+        except (OSError, ValueError):
+            return None
+        return numbers[3] + numbers[4], sum(numbers)
+
+    before = ticks()
+    time.sleep(seconds)
+    after = ticks()
+    if before is None or after is None or after[1] <= before[1]:
+        return False
+    cores_busy = (1 - (after[0] - before[0]) / (after[1] - before[1])) * (os.cpu_count() or 1)
+    return cores_busy < 0.5
+
+
 def prepare() -> None:
     """Set the thread environment; without effect on what is already set."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        if quiet():
+            os.environ["GOMP_SPINCOUNT"] = "2000"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if cores() < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))

@@ -24,9 +24,7 @@ def write(folder: Path, makers: dict[str, Callable[[Path], None]]) -> None:
         for name, make in makers.items():
             aside[name] = path = folder / f".{name}.{os.getpid()}.part"
             path.touch()
-            mode = (
-                path.stat().st_mode
-            )  # as the umask says; some writers leave 0600
+            mode = path.stat().st_mode  # as the umask says; some writers leave 0600
             make(path)
             path.chmod(mode)
             _sync(path)
