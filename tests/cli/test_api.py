@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 import tomllib
@@ -99,11 +100,14 @@ def test_threads_are_counted_by_what_may_be_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_environment_is_set_before_torch_and_the_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    environment.prepare()
-    import os
-
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for idle, spins in ((True, "2000"), (False, None)):
+        for name in names:
+            monkeypatch.setenv(name, "")  # so that what is set here does not outlive the test
+            monkeypatch.delenv(name)
+        monkeypatch.setattr(environment, "quiet", lambda idle=idle: idle)
+        environment.prepare()
+        assert (os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT")) == ("PASSIVE", spins)
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     environment.prepare()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE" and "GOMP_SPINCOUNT" not in os.environ
