@@ -41,14 +41,16 @@ NANOGPT_RECIPE = [
 ]
 RACE = [
     "codec.kind=chars",
-    "model.depth=4",
+    "model.depth=2",
     "model.width=128",
     "model.heads=4",
     "model.context=64",
     "batch.tokens=1024",
-    "steps=230",
-    "optim.lr=0.02",
-    "optim.adamw_lr=0.008",
+    "steps=240",
+    "optim.lr=0.03",
+    "optim.adamw_lr=0.02",
+    "optim.momentum=0.9",
+    "optim.schedule.cooldown=0.7",
     "eval.samples=0",
     "eval.every=1000000",
     "eval.tokens=1000000",
@@ -62,6 +64,7 @@ BEST = [
     "model.dropout=0.1",
     "batch.tokens=8192",
     "optim.lr=0.02",
+    "optim.adamw_lr=0.02",
     "eval.samples=1",
 ]
 
