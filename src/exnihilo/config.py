@@ -141,9 +141,8 @@ class EvalConfig(Section):
     behind."""
 
     every: int | None = Field(default=None, ge=1)  # steps; default: about ten times a run
-    tokens: int | None = Field(
-        default=None, ge=1
-    )  # at most this many tokens of the validation split; default: all
+    # at most this many tokens of the validation split; default: a small share of the run's, all at the end
+    tokens: int | None = Field(default=None, ge=1)
     samples: int = Field(default=1, ge=0)  # texts written to RUN/samples/ at each evaluation
     prompt: str = ""  # what samples start from
 

@@ -84,3 +84,17 @@ def listen(listener: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+def safe(text: str) -> str:
+    """Text that cannot steer a terminal: control characters, which a model may write, become U+FFFD.
+
+    >>> safe("a\\x1b[31mb\\n\\tc")
+    'a\ufffd[31mb\\n\\tc'
+    """
+    return "".join(c if c in "\n\t" or not _controls(c) else "\ufffd" for c in text)
+
+
+def _controls(character: str) -> bool:
+    code = ord(character)
+    return code < 0x20 or 0x7F <= code < 0xA0

@@ -23,7 +23,7 @@ def out(arguments: Arguments, text: object = "", end: str = "\n") -> None:
     stream = sys.stderr if "json" in arguments.flags else sys.stdout
     if isinstance(text, str):
         if stream.isatty():
-            from exnihilo.report.terminal import safe
+            from exnihilo.log import safe
 
             text = safe(text)  # a model may write what steers a terminal
         print(text, end=end, file=stream, flush=True)

@@ -72,7 +72,7 @@ class Chain:
 
     def say(self, text: str) -> None:
         """A line, as it is: texts of a model are not markup, and steer no terminal."""
-        from exnihilo.report.terminal import safe
+        from exnihilo.log import safe
 
         self.out.print(safe(text), markup=False, highlight=False, soft_wrap=True)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from exnihilo import log
 from exnihilo.config import RunConfig
 from exnihilo.eval.loss import evaluate
 from exnihilo.infer import generate
@@ -124,7 +125,7 @@ class Evaluator:
             path.parent.mkdir(exist_ok=True)
             write_text(path, "\n\n---\n\n".join(texts) + "\n")
         first = " ".join(texts[0].split())
-        return first[:SHOWN] + ("…" if len(first) > SHOWN else "")
+        return log.safe(first[:SHOWN]) + ("…" if len(first) > SHOWN else "")
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
