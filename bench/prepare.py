@@ -35,8 +35,9 @@ base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 objective = create("causal_lm")
 config = DataConfig(sources=[{"path": texts}], val_fraction=0.01)
 start = time.perf_counter()
-splits = data.prepare(config, None, encode=partial(objective.encode_many, codec=tok), key="bench",
-context=512, seed=0) seconds = time.perf_counter() - start
+encode = partial(objective.encode_many, codec=tok)
+splits = data.prepare(config, None, encode=encode, key="bench", context=512, seed=0)
+seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 tokens = splits.train.tokens + (splits.val.tokens if splits.val else 0)
 print(json.dumps({"seconds": seconds, "tokens": tokens, "grown_mb": (peak - base) / 1024}))

@@ -193,5 +193,5 @@ def test_one_batch_can_be_overfitted(objective: Objective, codec: Codec):
         optimizer.zero_grad()
         loss_of(objective, model, [batch]).backward()
         optimizer.step()
-    # over seeds 0-4 the loss fell to between 0.3% and 3% of the first; a third leaves a wide margin
+    # over seeds 0-4 the loss fell to between 9% and 12% of the first; a third leaves a wide margin
     assert loss_of(objective, model, [batch]).item() < first / 3
