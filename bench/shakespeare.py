@@ -179,7 +179,9 @@ def race(seeds: int) -> None:
 def best(minutes: float, seed: int, more: list[str]) -> None:
     with tempfile.TemporaryDirectory() as tmp:
         train, val = split(Path(tmp))
-        settings = [*BEST, f"minutes={minutes}", *more]
+        given = {word.partition("=")[0] for word in more}
+        settings = [w for w in (*BEST, f"minutes={minutes}") if w.partition("=")[0] not in given]
+        settings += more
         s, loss, figures = exnihilo(train, val, Path(tmp) / "run", settings, seed)
         row(
             "shakespeare-best",
@@ -200,7 +202,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("settings", nargs="*", help="best: more key=value")
-    a = parser.parse_args()
+    a = parser.parse_intermixed_args()
     if not (data_folder() / "tinyshakespeare").exists():
         note("skipped: no tinyshakespeare folder; set EXNIHILO_DATA")
     elif a.what == "race":

@@ -115,6 +115,9 @@ def main() -> None:
     parser.add_argument("only", nargs="*")
     a = parser.parse_args()
 
+    from exnihilo.environment import keep_memory
+
+    keep_memory()  # as `train` does; the peers profit too
     makers: dict[str, Callable[[], tuple[nn.Module, Step]]] = {
         "exnihilo": lambda: exnihilo(False, a.micro),
         "transformers-qwen3": lambda: qwen3(False),
@@ -148,8 +151,8 @@ def main() -> None:
             optimizer.zero_grad(set_to_none=True)
             return time.perf_counter() - begin
 
-        step()
-        step()
+        for _ in range(3):
+            step()
         setup[name] = time.perf_counter() - start
         runners[name] = step
         note(f"{name}: built and warm after {setup[name]:.1f} s")

@@ -17,10 +17,11 @@ from exnihilo.errors import UsageError
 if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
     from exnihilo.config import RunConfig
+    from exnihilo.doctor.report import Diagnosis
     from exnihilo.infer.generate import Generation
-    from exnihilo.interop.load import Loaded
     from exnihilo.optim.finder import Curve
     from exnihilo.plan import Plan
+    from exnihilo.predictions import Run
     from exnihilo.train.loop import Result
 
 VERSION = "0.1.0"
@@ -125,15 +126,92 @@ def plan(
     return make(config, measure=measure)
 
 
-def load(run: PathLike, *, device: str = "auto") -> Loaded:
+def doctor(
+    recipe: str,
+    *,
+    max_examples: int | None = None,
+    samples: int = 3,
+    overlay: PathLike | None = None,
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> Diagnosis:
+    """What would silently go wrong in a run, before it: the data is read as training would read it.
+
+    Args:
+        recipe: what is to be trained, e.g. ``"span_qa"``.
+        max_examples: read at most so many of each split (20,000 and 5,000 examples of a task, 5,000 and 500
+            documents of a pretraining); said where it cut.
+        samples: examples to show as the model will see them.
+        **settings: as for `train`.
+
+    Example:
+        >>> print(xn.doctor("token_tagging", data="train.conll").text())    # doctest: +SKIP
+    """
+    config, _ = _configure(recipe, settings, overrides, overlay, None)
+    from exnihilo.doctor import diagnose
+
+    return diagnose(config, max_examples=max_examples, samples=samples)
+
+
+def load(run: PathLike, *, device: str = "auto") -> Run:
     """The model (in evaluation mode) and tokenizer of a run, a checkpoint of it, or a Hugging Face folder:
-    ``.model``, ``.codec``, ``.path``. A run that is not finished gives its newest whole checkpoint.
+    ``.model``, ``.codec``, ``.path``, and ``.predict(...)``, ``.embed(...)`` or ``.generate(...)`` by what it
+    was trained for. A run that is not finished gives its newest whole checkpoint.
     """
     environment.prepare()
-    from exnihilo.interop.load import load as read
     from exnihilo.parallel import resolve_device
+    from exnihilo.predictions import load_run
 
-    return read(run, device=resolve_device(device))
+    return load_run(run, device=resolve_device(device))
+
+
+def predict(
+    run: PathLike,
+    examples: Any = None,
+    *,
+    file: PathLike | None = None,
+    out: PathLike | None = None,
+    resume: bool = False,
+    force: bool = False,
+    fields: dict[str, str] | None = None,
+    top_k: int | None = None,
+    batch_tokens: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> Any:
+    """Answers of a run that was trained for a task, or a masked language model (``[MASK]`` in the text).
+
+    Args:
+        examples: a text, a tuple of texts (a pair, a question with its context), a mapping of roles, or a
+            list of these. One example gives one prediction, a list a list.
+        file: instead of `examples`: .jsonl, .csv, .tsv, .parquet, a text a line, or ``-`` (standard input).
+        out: with `file`: a .jsonl to append to, one line a row, in order; returns its figures. Without it
+            the list of lines is returned.
+        resume: go on where `out` was cut.
+        force: write over `out`.
+        fields: with `file`: role -> column, where the names do not tell.
+        top_k: keep at most so many alternatives of each prediction.
+        batch_tokens: tokens of one forward; changes speed and memory, never a prediction.
+
+    Example:
+        >>> xn.predict("runs/qa", ("Who ran?", "Mia ran home."))["text"]    # doctest: +SKIP
+        'Mia'
+    """
+    loaded = load(run, device=device)
+    from exnihilo.predictions import ask
+
+    return ask(
+        loaded,
+        examples,
+        file=file,
+        out=out,
+        resume=resume,
+        force=force,
+        columns=fields,
+        top_k=top_k,
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
 
 
 def sample(
@@ -207,23 +285,36 @@ def eval(
     *,
     data: Any = None,
     max_tokens: int | None = None,
+    max_examples: int | None = None,
     device: str = "auto",
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    overrides: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Loss in nats a token, bits per byte, and the loss of each source, on `data` or on the run's own
-    held-out split.
+    """What a run is worth on `data` or on its own held-out split.
+
+    A run trained for a task: its metrics, and the majority baseline's under ``majority_...``. Any other: loss
+    in nats a token, bits per byte, and the loss of each source.
 
     Args:
         data: what ``data=`` takes in `train`: a path, a list of paths, or a table; None: the run's
             validation split.
-        max_tokens: read at most this many tokens.
+        max_tokens: of a loss: read at most this many tokens.
+        max_examples: of a task: read at most this many examples.
+        overrides: ``KEY=VALUE`` texts under ``data``, as on the command line: ``data.format=conll``.
     """
     environment.prepare()
     from exnihilo.measure import evaluate_run
 
     return evaluate_run(
-        Path(run), data=data, max_tokens=max_tokens, device=_device(device), dtype=dtype, progress=progress
+        Path(run),
+        data=data,
+        overrides=overrides,
+        max_tokens=max_tokens,
+        max_examples=max_examples,
+        device=_device(device),
+        dtype=dtype,
+        progress=progress,
     )
 
 
@@ -375,7 +466,9 @@ def _device(name: str) -> str:
 VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "plan": plan,
+    "doctor": doctor,
     "load": load,
+    "predict": predict,
     "sample": sample,
     "stream": stream,
     "eval": eval,

@@ -42,6 +42,13 @@ def _sources(value: Any) -> Any:
     return value
 
 
+def _listed(value: Any) -> Any:
+    """`data.columns=label,title` and `data.columns=[label,title]` need no quotes."""
+    if isinstance(value, str):
+        return [name.strip() for name in value.strip().removeprefix("[").removesuffix("]").split(",")]
+    return value
+
+
 class DataConfig(Section):
     """Where examples come from and how raw files become documents."""
 
@@ -52,6 +59,12 @@ class DataConfig(Section):
     unit: Literal["auto", "file", "paragraph", "line"] = "auto"  # what one document is, in plain text files
     separator: str | None = None  # a line that ends a document; default: `<|endoftext|>` where a file has it
     encoding: str = "utf-8"
+    # what files hold; auto: by suffix and content, shown
+    format: Literal["auto", "text", "records", "squad", "conll", "conllu", "labelled"] = "auto"
+    columns: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()  # names, for tables without a header
+    header: bool | None = None  # whether tables have one; default: by content
+    quotes: bool | None = None  # whether " quotes cells; default: not where tabs divide them
+    fields: dict[str, str] = {}  # role -> column, for every source that does not say its own
     val_fraction: float = Field(default=0.05, ge=0, lt=1)  # share of documents held out, by document hash
     workers: int | None = Field(default=None, ge=1)  # reading and encoding threads; default: cores
 
@@ -83,6 +96,7 @@ class ModelConfig(Section):
     overridden."""
 
     family: str = "qwen3"  # a file in model/families/
+    preset: str | None = None  # sizes by name: bert-tiny, -mini, -small, -medium, -base, -large
     depth: int = Field(default=4, ge=1)
     width: int | None = Field(default=None, ge=1)
     heads: int | None = Field(default=None, ge=1)
@@ -93,8 +107,17 @@ class ModelConfig(Section):
     context: int = Field(default=256, ge=2)  # positions a training row has, and the model is declared for
     tied: bool = True  # output matrix = embedding matrix
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    rope_theta: float = Field(default=10_000.0, gt=0)
-    norm_eps: float = Field(default=1e-6, gt=0)
+    rope_theta: float | None = Field(default=None, gt=0)  # default: the family's
+    norm_eps: float | None = Field(default=None, gt=0)  # default: the family's
+    outputs: tuple[str, ...] = (
+        "tokens",
+    )  # heads, by their names in model/heads.py; in a run the objective's
+    segments: int | None = Field(default=None, ge=0)  # token types; default: bert 2, others 0
+    labels: int | None = Field(default=None, ge=1)  # outputs of the heads classes and tags, from the data
+    crf: bool = False  # the head tags also learns which tag follows which
+    window: int | None = Field(default=None, ge=2)  # modernbert: local layers see window // 2 to each side
+    global_every: int | None = Field(default=None, ge=1)  # modernbert: each n-th layer sees everything
+    local_theta: float | None = Field(default=None, gt=0)  # modernbert: rotary base of the local layers
 
 
 class ScheduleConfig(Section):
@@ -110,7 +133,7 @@ class OptimConfig(Section):
     """The optimiser. ``lr`` is the peak of the named optimiser; Muon trains matrices, AdamW the rest."""
 
     name: Literal["muon", "adamw", "sgd"] = "muon"
-    lr: float | None = Field(default=None, gt=0)  # default by optimiser and size
+    lr: float | None = Field(default=None, gt=0)  # default by optimiser, size, and whether weights are given
     adamw_lr: float | None = Field(default=None, gt=0)  # muon only: embeddings, head, norms, biases
     momentum: float = Field(default=0.95, ge=0, lt=1)  # muon, sgd
     betas: tuple[float, float] = (0.9, 0.95)
@@ -134,6 +157,32 @@ class CheckpointConfig(Section):
     every: int | None = Field(default=None, ge=1)  # steps; default: about every two minutes and at the end
     keep: int = Field(default=2, ge=1)  # newest ones kept, besides the best
     best: bool = True  # keep the one with the lowest validation loss
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on a frozen model, through peft; merged into the
+    weights before they are exported."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float | None = Field(default=None, gt=0)  # scale is alpha / rank; default: twice the rank
+    # modules that get one, by the end of their names; default: every linear layer of the trunk
+    targets: tuple[str, ...] = ()
+
+
+class TuneConfig(Section):
+    """How much of a pretrained model is trained again."""
+
+    # none: all; embeddings; a number n: embeddings and the first n layers; trunk: all but heads and pooler
+    freeze: Annotated[int, Field(ge=0)] | Literal["none", "embeddings", "trunk"] = "none"
+    # learning rate of layer l of L, of the head's: decay^(L + 1 - l); of the embeddings: decay^(L + 1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    lora: LoraConfig | None = None
+
+
+class ControlConfig(Section):
+    """After fine-tuning: did pretraining help? The same network with and without it, in ``RUN/control``."""
+
+    seeds: int | None = Field(default=None, ge=0)  # of each; default: 3 for a downstream type with init=
 
 
 class EvalConfig(Section):
@@ -182,8 +231,11 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     guard: GuardConfig = GuardConfig()
     parallel: ParallelConfig = ParallelConfig()
-    steps: int | None = Field(default=None, ge=1)  # the budget: whichever of the three ends first
+    tune: TuneConfig = TuneConfig()
+    control: ControlConfig = ControlConfig()
+    steps: int | None = Field(default=None, ge=1)  # the budget: whichever of the four ends first
     tokens: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)  # passes over the training split's rows
     minutes: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
     device: str = "auto"  # auto | cpu | cuda | mps

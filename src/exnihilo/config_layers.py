@@ -28,7 +28,8 @@ from exnihilo import config_keys as keys
 from exnihilo.config import RunConfig
 from exnihilo.errors import ConfigError, nearest
 
-DEFAULT_MINUTES = 10.0  # where neither steps, tokens nor minutes is given
+DEFAULT_MINUTES = 10.0  # where no budget is given
+BUDGET = ("steps", "tokens", "epochs", "minutes")
 _RECIPES = "exnihilo.recipes"  # found by name: recipes stand above this module
 Tree = dict[str, Any]
 
@@ -37,8 +38,9 @@ Tree = dict[str, Any]
 
 
 def recipe_names() -> list[str]:
-    """The recipes: files of ``exnihilo/recipes``, one each."""
-    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(_RECIPES).__path__))
+    """The recipes: files of ``exnihilo/recipes``, one each; a first ``_`` marks what they share."""
+    found = (module.name for module in pkgutil.iter_modules(importlib.import_module(_RECIPES).__path__))
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def find_recipe(name: str) -> RunConfig:
@@ -298,13 +300,22 @@ def load(
         layers.put(path, parse_value(path, value), "command line")
     for name, value in (settings or {}).items():
         layers.put(name.replace("__", "."), value, "python")
+    _own_budget(layers)
     config = layers.config()
-    if base is None and config.steps is None and config.tokens is None and config.minutes is None:
+    if base is None and all(getattr(config, name) is None for name in BUDGET):
         layers.put("minutes", DEFAULT_MINUTES, "default budget")
         config = layers.config()
     origins = {path: "default" for path in keys.leaves() if not _absent(config, path)}
     origins.update({path: origin for path, origin in layers.origins.items()})
     return config, origins
+
+
+def _own_budget(layers: _Layers) -> None:
+    """A budget that the user gives replaces the recipe's: ``steps=5000`` shall not end after its 3 epochs."""
+    recipes = [name for name in BUDGET if layers.origins.get(name, "").startswith("recipe ")]
+    if any(name in layers.origins and name not in recipes for name in BUDGET):
+        for name in recipes:
+            del layers.tree[name], layers.origins[name]
 
 
 def _absent(config: RunConfig, path: str) -> bool:

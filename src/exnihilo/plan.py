@@ -39,7 +39,7 @@ class Plan:
     tokens: int | None
     seconds: float | None
     flops: float | None
-    chance_loss: float
+    chance_loss: float | None  # None: the objective does not predict tokens
     weight_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -71,6 +71,7 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
     """
     from exnihilo.model import flops_per_token, parameters, resolve
     from exnihilo.model.model import shape_of
+    from exnihilo.objective import registry
     from exnihilo.parallel import resolve_device
 
     init = None
@@ -83,6 +84,9 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
     else:
         vocab, note = vocabulary(config)
     model = resolve(config.model, vocab)
+    objective = registry.create(config.objective, config.options, length=model.context)
+    outputs = {"outputs": tuple(objective.heads), "labels": objective.labels or model.labels or 2}
+    model = resolve(model.model_copy(update=outputs), vocab)  # labels are not counted yet: a few weights
     assert model.width is not None and model.vocab_size is not None
     count = parameters(model)
     step_tokens = max(1, config.batch.tokens // model.context) * model.context
@@ -113,7 +117,7 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
         tokens=tokens,
         seconds=seconds,
         flops=None if tokens is None else tokens * per_token,
-        chance_loss=math.log(model.vocab_size),
+        chance_loss=None if objective.supervised else math.log(model.vocab_size),
         weight_bytes=weights + ema,
         gradient_bytes=weights,
         optimizer_bytes=state,
@@ -271,5 +275,6 @@ def table(plan: Plan) -> str:
         rows.append(("budget", f"{plan.steps:,} steps, {plan.tokens:,} tokens ({per:.3g} a parameter)"))
     if plan.seconds is not None:
         rows.append(("time", f"{duration(plan.seconds)}, preparation and evaluation not counted"))
-    rows.append(("loss", f"begins at ln V = {plan.chance_loss:.3f} nats a token"))
+    if plan.chance_loss is not None:
+        rows.append(("loss", f"begins at ln V = {plan.chance_loss:.3f} nats a token"))
     return "\n".join(f"{name:<14}{text}" for name, text in rows)

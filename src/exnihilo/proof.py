@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,7 +77,7 @@ def export_run(run: Path, *, to: str, out: Path, dtype: str | None, force: bool 
     texts, where = real_inputs(run, loaded.codec)
 
     def write(folder: Path) -> None:
-        hf.save(loaded.model, loaded.codec, folder, dtype=dtype)
+        hf.save(loaded.model, loaded.codec, folder, dtype=dtype, objective=loaded.objective)
 
     def prove(folder: Path) -> dict[str, Any]:
         proof = check(loaded.model, loaded.codec, folder, texts, dtype)
@@ -95,6 +95,7 @@ def import_folder(source: Path, *, out: Path, force: bool = False) -> Path:
         ModelError: a family, option or tensor that cannot be obeyed, by name; or no tokenizer.
     """
     from exnihilo.interop import hf
+    from exnihilo.interop.load import objective_of
 
     if not source.is_dir():
         raise UsageError(
@@ -109,7 +110,7 @@ def import_folder(source: Path, *, out: Path, force: bool = False) -> Path:
         )
 
     def write(folder: Path) -> None:
-        hf.save(model, codec, folder, extra={"imported_from": source.name})
+        hf.save(model, codec, folder, extra={"imported_from": source.name}, objective=objective_of(source))
 
     _publish(out, write, lambda folder: check(model, codec, folder, HARD, None), force)
     return out
@@ -190,8 +191,10 @@ def check(
     import torch
 
     from exnihilo.interop import hf
+    from exnihilo.interop.files import read_json
+    from exnihilo.interop.readout import ours
 
-    rows = _rows(codec, texts, model.config.context)
+    rows = _rows(codec, texts, model.config.context, encoder=_encodes(model))
     source = _rounded(model, dtype)
     fresh, their_codec = hf.load(folder)
     checks: dict[str, dict[str, Any]] = {}
@@ -201,8 +204,7 @@ def check(
         checks[name] = {"held": held, **figures}
         lines.append(f"{'held  ' if held else 'FAILED'} {name}: {words}")
 
-    mine = _logits(lambda ids: source.heads["tokens"].logits(source({"tokens": ids})), rows)  # type: ignore[operator]
-    again = _logits(lambda ids: fresh.heads["tokens"].logits(fresh({"tokens": ids})), rows)  # type: ignore[operator]
+    mine, again = [ours(source, row) for row in rows], [ours(fresh, row) for row in rows]
     gap, tokens = _gap(mine, again), sum(len(row) for row in rows)
     note(
         "logits",
@@ -212,6 +214,11 @@ def check(
         bound=BOUND,
         tokens=tokens,
     )
+    here = (read_json(folder / "config.json").get("exnihilo") or {}).get("only_here")
+    if here:
+        lines.append(
+            f"only this project reads {hf.MORE}: {', '.join(here[:4])}" + (" ..." if here[4:] else "")
+        )
     hard = [*HARD, *texts]
     if their_codec is None:
         note("tokenizer", False, "no tokenizer was written")
@@ -252,28 +259,31 @@ def _with_transformers(
     codec: Codec,
     source: Model,
     rows: list[list[int]],
-    mine: list[Tensor],
+    mine: list[dict[str, Tensor]],
     hard: Sequence[str],
     note: Callable[..., None],
 ) -> None:
     import torch
 
     from exnihilo.infer import generate
+    from exnihilo.interop.readout import theirs as read_theirs
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder needs no network
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    got = _logits(lambda ids: theirs(ids).logits, rows)
-    gap = _gap(mine, got)
+    read = read_theirs(folder)
+    got = [read(row) for row in rows]
+    gap = _gap([{name: here[name] for name in there} for here, there in zip(mine, got, strict=True)], got)
+    only = sorted(set(mine[0]) - set(got[0]) - {"embedding"}) if rows else []
     note(
         "transformers_logits",
         gap <= BOUND,
-        f"max |Δ| {gap:.1e} against Transformers",
+        f"max |Δ| {gap:.1e} against Transformers" + (f"; it has no {', '.join(only)}" if only else ""),
         max_difference=gap,
         bound=BOUND,
+        heads=sorted(got[0]) if rows else [],
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     same = sum(codec.encode(text) == _their_ids(tokenizer, text) for text in hard)
@@ -283,6 +293,9 @@ def _with_transformers(
         f"{same} of {len(hard)} hard texts to the same ids",
         same_ids=same,
     )
+    if _encodes(source):
+        return
+    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompts = [row[: min(8, len(row))] for row in rows[:4]]
     longest = min(_GREEDY, source.config.context - max(map(len, prompts)))
     equal = 0
@@ -310,9 +323,16 @@ def _their_ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-def _rows(codec: Codec, texts: Sequence[str], context: int) -> list[list[int]]:
-    """Ids to compare on: bos and text, at most the model's context."""
-    rows = [[codec.bos_id, *codec.encode(text)][:context] for text in texts]
+def _encodes(model: Model) -> bool:
+    from exnihilo.model.family import find
+
+    return find(model.config.family).encoder
+
+
+def _rows(codec: Codec, texts: Sequence[str], context: int, *, encoder: bool = False) -> list[list[int]]:
+    """Ids to compare on: bos and text (of an encoder also eos), at most the model's context."""
+    ends = [codec.eos_id] if encoder else []
+    rows = [[codec.bos_id, *codec.encode(text)][: context - len(ends)] + ends for text in texts]
     return [row for row in rows if len(row) > 1]
 
 
@@ -328,19 +348,13 @@ def _rounded(model: Model, dtype: str | None) -> Model:
     return kept.to(torch.float32)
 
 
-def _logits(forward: Callable[[Any], Any], rows: list[list[int]]) -> list[Tensor]:
-    import torch
-
-    with torch.no_grad():
-        return [forward(torch.tensor([row]))[0].float() for row in rows]
-
-
-def _gap(a: list[Tensor], b: list[Tensor]) -> float:
-    """Largest absolute difference; infinite where a number is not finite."""
+def _gap(a: Sequence[Mapping[str, Tensor]], b: Sequence[Mapping[str, Tensor]]) -> float:
+    """Largest absolute difference, over rows and heads; infinite where a number is not finite."""
     worst = 0.0
     for left, right in zip(a, b, strict=True):
-        difference = (left - right).abs().max().item()
-        worst = max(worst, difference) if difference == difference else float("inf")
+        for name, value in left.items():
+            difference = (value - right[name]).abs().max().item()
+            worst = max(worst, difference) if difference == difference else float("inf")
     return worst
 
 

@@ -14,16 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exnihilo.config import RunConfig
+from exnihilo import codec as codecs
+from exnihilo import data as datas
+from exnihilo.config import CodecConfig, DataConfig, RunConfig, SourceConfig
+from exnihilo.data import collate, packing
 from exnihilo.model import build, resolve
-from exnihilo.objective import registry
+from exnihilo.objective import draws, registry
 from exnihilo.optim import clip, create
 from exnihilo.parallel import World, checkpoint_blocks
-from exnihilo.train import precision, tune
+from exnihilo.train import facts, precision, tune
+from exnihilo.train.setup import purpose
+from exnihilo.train.start import carry_over
 
 if TYPE_CHECKING:
+    from exnihilo.codec.base import Codec
     from exnihilo.model.model import Model
-    from exnihilo.objective.base import Objective
+    from exnihilo.objective.base import Item, Objective
+
+WORLD = "world:120"  # what stands for data where none is read
 
 
 @dataclass
@@ -36,22 +44,39 @@ class Bench:
     optimizer: torch.optim.Optimizer
     world: World
     dtype: str
+    typical: Typical | None = None
 
     @classmethod
-    def make(cls, config: RunConfig, vocab_size: int, init: Model | None = None) -> Bench:
-        """Random weights of the configured shape, or the model `init`; nothing is written."""
+    def make(
+        cls, config: RunConfig, vocab_size: int, init: Model | None = None, objective: Objective | None = None
+    ) -> Bench:
+        """Random weights of the configured shape, or the model `init`; nothing is written.
+
+        Args:
+            objective: with the facts of its data; without, those of the embedded world's.
+        """
         world = World.start(config.device)
         torch.set_num_threads(tune.threads(config.threads))
-        objective = registry.create(config.objective, config.options)
+        shape = init.config if init is not None else resolve(config.model, vocab_size)
+        typical = None
+        if objective is None:
+            objective = registry.create(config.objective, config.options, length=shape.context)
+            typical = Typical.of(objective) if not objective.lookahead else None
+        shape = resolve(shape.model_copy(update=objective.model_settings))
+        model = build(shape, heads=objective.heads, seed=config.seed, device=str(world.device)).train()
         if init is not None:
-            shape, model = init.config, init.to(world.device).train()
-        else:
-            shape = resolve(config.model, vocab_size)
-            model = build(shape, heads=objective.heads, seed=config.seed, device=str(world.device)).train()
+            carry_over(model, init, str(config.init))
         if config.checkpointing:
             checkpoint_blocks(model)
-        optimizer = create(model, config.optim, shape)
-        return cls(config, model, objective, optimizer, world, precision.choose(config.dtype, world.device))
+        optimizer = create(
+            model,
+            config.optim,
+            shape,
+            layer_decay=config.tune.layer_decay,
+            purpose=purpose(config, objective),
+        )
+        dtype = precision.choose(config.dtype, world.device)
+        return cls(config, model, objective, optimizer, world, dtype, typical)
 
     @property
     def rows(self) -> int:
@@ -66,7 +91,10 @@ class Bench:
         return torch.stack([term.float() for term in terms]).sum()
 
     def random_batch(self, rows: int) -> dict[str, Tensor]:
-        """Rows of random ids, each of two documents: packed as real data is."""
+        """Rows of random ids, each of two documents: packed as real data is; for objectives with columns of
+        their own, rows of the embedded world."""
+        if self.typical is not None:
+            return self.tensors(self.typical.seen(np.arange(rows) % self.typical.rows, self.objective))
         context, vocab = self.config.model.context, self.model.config.vocab_size or 1
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, vocab, (rows, context + 1), generator=generator)
@@ -94,6 +122,51 @@ class Bench:
     def tensors(self, columns: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """A dataset's columns on the device."""
         return {name: torch.as_tensor(column, device=self.world.device) for name, column in columns.items()}
+
+
+class Typical:
+    """Rows of the embedded world in an objective's own view, where random ids would not do: they have labels,
+    segments and masks."""
+
+    def __init__(self, items: list[Item], length: int, codec: Codec) -> None:
+        self.items, self.codec = items, codec
+        lengths = np.array([len(np.atleast_1d(item["tokens"])) for item in items], np.int64)
+        self.plan = packing.plan(lengths, length, overlap=0, max_padding=1.0)
+        self.rows = self.plan.rows
+        self.names = {name: np.asarray(value).dtype for name, value in items[0].items() if name != "tokens"}
+
+    @classmethod
+    def of(cls, objective: Objective) -> Typical:
+        """Gives the objective its facts, too."""
+        data = DataConfig(sources=(SourceConfig(path=WORLD),))
+        examples = list(datas.examples(data, None, "train", **facts.reading(objective)))
+        codec = codecs.train(
+            CodecConfig(kind="wordpiece", vocab_size=1000, lowercase=True),
+            datas.texts(data, limit_bytes=1 << 20),
+        )
+        objective.facts = dict(objective.survey(examples))
+        items = [item for found in objective.encode_many(examples, codec) for item in found]
+        assert objective.length is not None
+        return cls(items, objective.length, codec)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Columns as a data set gives them."""
+
+        def fetch(item: int, start: int, length: int) -> dict[str, np.ndarray]:
+            found = self.items[item]
+            ends = slice(start, start + length)
+            whole = {n: np.asarray(found[n]) for n in ("tokens", *self.names)}
+            return {n: v[ends] if v.ndim else np.full(length, v) for n, v in whole.items()}
+
+        pieces = [self.plan.pieces(int(row)) for row in rows]
+        return collate.rows(
+            pieces, fetch, row=self.plan.row, pad_id=self.codec.pad_id, columns=dict(self.names)
+        )
+
+    def seen(self, rows: np.ndarray, objective: Objective) -> dict[str, np.ndarray]:
+        """Columns as training sees them."""
+        drawn = draws.draw(objective, self, rows, codec=self.codec, seed=0)
+        return {name: value for name, value in collate.simplify(drawn).items() if name in objective.columns}
 
 
 def saved_bytes(forward: Callable[[], Any]) -> int:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from exnihilo.config import RunConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from exnihilo.optim.finder import Curve
 
 
@@ -20,7 +23,8 @@ def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | 
     """
     from exnihilo.data.collate import simplify
     from exnihilo.interop.load import load
-    from exnihilo.measure import prepare_for
+    from exnihilo.measure import prepare_for, surveyed
+    from exnihilo.objective import draws
     from exnihilo.optim import find_lr
     from exnihilo.rehearse import Bench
     from exnihilo.train import tune
@@ -31,15 +35,23 @@ def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | 
         if init is not None:
             config = config.model_copy(update={"model": init.model.config})
         codec, splits = prepare_for(config, display, init.codec if init is not None else None)
-        bench = Bench.make(config, codec.vocab_size, init.model if init is not None else None)
+        objective = surveyed(config)
+        model = init.model if init is not None else None
+        bench = Bench.make(config, codec.vocab_size, model, objective)
         data = splits.train
         order = data.order(config.seed)
         context, rows = config.model.context, bench.rows
+
+        def batch(part: np.ndarray, number: int) -> dict[str, Tensor]:
+            drawn = draws.draw(objective, data, part, codec=codec, seed=config.seed, step=number)
+            wanted = {n: v for n, v in simplify(drawn).items() if n in objective.columns}
+            return bench.tensors(wanted)
+
         if config.batch.micro_tokens is not None:
             micro = max(1, min(rows, config.batch.micro_tokens // context))
         else:
             micro, _ = tune.micro_rows(
-                lambda n: bench.loss(bench.random_batch(n)),
+                lambda n: bench.loss(batch(order.rows(0, n), 0)),
                 bench.model,
                 bench.world,
                 rows=rows,
@@ -55,7 +67,7 @@ def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | 
                 group["lr"] = rate * ratio
             chosen = order.rows(done, rows)
             parts = [chosen[start : start + micro] for start in range(0, len(chosen), micro)]
-            loss = bench.step([bench.tensors(simplify(data.batch(part))) for part in parts])
+            loss = bench.step([batch(part, done) for part in parts])
             done += 1
             display.advance()
             return loss

@@ -22,12 +22,16 @@ SURFACE = {
     "train": "(recipe=None, *, resume=False, force=False, overlay=None, overrides=(), progress=True, "
     "**settings)",
     "plan": "(recipe='gpt', *, overlay=None, overrides=(), measure=True, **settings)",
+    "doctor": "(recipe, *, max_examples=None, samples=3, overlay=None, overrides=(), **settings)",
     "load": "(run, *, device='auto')",
+    "predict": "(run, examples=None, *, file=None, out=None, resume=False, force=False, fields=None, "
+    "top_k=None, batch_tokens=None, device='auto', progress=True)",
     "sample": "(run, prompt='', *, n=1, max_new_tokens=128, temperature=1.0, top_k=None, top_p=None, "
     "min_p=None, seed=0, stop=(), device='auto')",
     "stream": "(run, prompt='', *, max_new_tokens=128, temperature=1.0, top_k=None, top_p=None, min_p=None, "
     "seed=0, stop=(), device='auto')",
-    "eval": "(run, *, data=None, max_tokens=None, device='auto', dtype='fp32', progress=True)",
+    "eval": "(run, *, data=None, max_tokens=None, max_examples=None, device='auto', dtype='fp32', "
+    "overrides=(), progress=True)",
     "export": "(run, *, to='hf', out, dtype=None, force=False)",
     "import_": "(source, *, out, force=False)",
     "recipes": "()",

@@ -42,7 +42,11 @@ def test_later_layers_win_and_origins_say_who(tmp_path: Path) -> None:
 
 def test_every_present_key_has_an_origin() -> None:
     config, origins = load("gpt", ["steps=1"])
-    missing = [key for key in config_keys.leaves() if key not in origins and not key.startswith("val.")]
+    missing = [
+        key
+        for key in config_keys.leaves()
+        if key not in origins and not key.startswith(("val.", "tune.lora."))
+    ]
     assert not missing and config.val is None
 
 
@@ -166,6 +170,27 @@ def test_python_settings_take_dots_and_double_underscores() -> None:
 def test_a_config_section_can_be_given_whole() -> None:
     config, _ = load("gpt", settings={"optim": OptimConfig(lr=0.1, schedule=ScheduleConfig(name="cosine"))})
     assert (config.optim.lr, config.optim.schedule.name, config.optim.name) == (0.1, "cosine", "muon")
+
+
+def test_a_budget_of_ones_own_replaces_the_recipes() -> None:
+    assert load("sentence_classification")[0].epochs is not None
+    assert load("sentence_classification")[0].minutes is None
+    config, origins = load("sentence_classification", ["steps=9"])
+    assert (config.steps, config.epochs, config.minutes) == (9, None, None)
+    assert origins["epochs"] == "default"
+    config, _ = load("sentence_classification", ["epochs=2", "minutes=1"])
+    assert (config.epochs, config.minutes) == (2, 1)
+
+
+def test_how_much_is_tuned_is_said_in_three_ways(tmp_path: Path) -> None:
+    tune = {value: load("bert", [f"tune.freeze={value}"])[0].tune for value in ("none", "2", "trunk")}
+    assert [t.freeze for t in tune.values()] == ["none", 2, "trunk"]
+    config, origins = load("bert", ["tune.lora.rank=4", 'tune.lora.targets=["q", "v"]'])
+    assert config.tune.lora is not None and config.tune.lora.targets == ("q", "v")
+    assert load_toml(write(tmp_path / "c.toml", dump(config, origins))).tune == config.tune
+    for wrong in ("tune.freeze=-1", "tune.freeze=all", "tune.layer_decay=0", "tune.lora.rank=0"):
+        with pytest.raises(ConfigError):
+            load("bert", [wrong])
 
 
 def test_recipes_are_files_and_dotted_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

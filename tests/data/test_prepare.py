@@ -155,7 +155,7 @@ def test_further_columns_and_several_items_an_example(prep: Prep, stories: Path)
     np.testing.assert_array_equal(batch["weight"][real], batch["tokens"][real] / 2.0)
     assert batch["weight"].dtype == np.float64 and batch["label"].dtype == np.int64
     store = train.parts[0].store
-    assert store["label"].dtype == np.int8 and store["tokens"].dtype == np.uint8
+    assert store.column("label").dtype == np.int8 and store["tokens"].dtype == np.uint8
     np.testing.assert_array_equal(store["item.size"], store.lengths())
     assert set(np.unique(batch["size"][real])) <= set(store["item.size"].tolist())
     assert (batch["size"][~real] == 0).all() and set(np.unique(batch["n"])) == {0, 1}

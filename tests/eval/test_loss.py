@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import random
 from typing import Any, cast
@@ -22,6 +23,7 @@ from exnihilo.model import Model, build
 from exnihilo.nn.layout import Attention
 from exnihilo.objective.base import Objective
 from exnihilo.objective.causal_lm import CausalLM
+from exnihilo.parallel.mesh import World
 
 VOCABULARY, CONTEXT = 61, 24
 BYTES = np.array([0, 0, 0] + [1 + i % 3 for i in range(VOCABULARY - 3)], np.int32)
@@ -112,24 +114,23 @@ def test_the_number_of_workers_does_not_matter(model, world, monkeypatch):
     """Each worker's own totals, merged, are one worker's; all workers make as many forwards."""
     rows = Rows()
     alone = measure(model, rows, token_bytes=BYTES)
-    totals, forwards = [], []
+    told, forwards = [], []
 
-    def keep(mine, device):
-        totals.append(mine)
-        return mine if mine.sums else totals[0]  # a worker without rows has nothing of its own to show
+    def tell(self: World, value: Any) -> list[Any]:
+        told.append(json.loads(json.dumps(value)))
+        return [told[0]]  # a worker without rows has nothing of its own to show
 
-    monkeypatch.setattr(room, "_over_workers", keep)
+    monkeypatch.setattr(World, "gather", tell)
     for rank in range(world):
         calls: list[int] = []
         hook = model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        measure(model, rows, token_bytes=BYTES, micro_rows=2, rank=rank, world=world)
+        measure(model, rows, token_bytes=BYTES, micro_rows=2, world=World(rank, world, torch.device("cpu")))
         hook.remove()
         forwards.append(len(calls))
-    assert len(set(forwards)) == 1
-    monkeypatch.setattr(room, "_over_workers", lambda mine, device: totals[0].merge(totals[1:]))
-    totals_before = len(totals)
-    merged = measure(model, rows, token_bytes=BYTES, rank=0, world=world)
-    assert merged == pytest.approx(alone, rel=1e-6) and len(totals) == totals_before
+    assert len(set(forwards)) == 1 and len(told) == world
+    monkeypatch.setattr(World, "gather", lambda self, value: told)
+    merged = measure(model, rows, token_bytes=BYTES, world=World(0, world, torch.device("cpu")))
+    assert merged == pytest.approx(alone, rel=1e-6)
 
 
 def test_every_row_is_read_once(model):
@@ -251,7 +252,6 @@ def test_bad_input(model):
     wrong: list[dict[str, Any]] = [
         {"micro_rows": 0},
         {"max_tokens": 0},
-        {"rank": 2, "world": 2},
         {"dtype": "int4"},
     ]
     for options in wrong:

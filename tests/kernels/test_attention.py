@@ -16,7 +16,7 @@ from hypothesis import given, settings
 
 from exnihilo.kernels import attention as room
 from exnihilo.kernels.attention import Rule, attend, cached, plan, reference, visible
-from exnihilo.kernels.blocked import LENGTHS, spans
+from exnihilo.kernels.blocked import LEAST, pays, spans
 
 H, G, d = 4, 2, 8
 
@@ -63,11 +63,12 @@ def test_without_documents_no_mask_is_made(group: int, T: int) -> None:
 
 
 @pytest.mark.parametrize("group", [0, 1])
-@pytest.mark.parametrize("T", [5, 64, 130, 200])
+@pytest.mark.parametrize("T", [5, 64, 130, 200, 450, 600])
 def test_packed_and_padded_rows(group: int, T: int) -> None:
     inputs, doc_BT = _qkv(3, T), _docs(3, T)
     rule = plan(inputs[0].transpose(1, 2), group=group, doc_BT=doc_BT)
-    assert rule.kind == "mask" and (rule.spans is not None) == (T in LENGTHS)
+    blocked = LEAST <= T if group else T > 512  # moderate causal rows have a kernel of their own
+    assert rule.kind == "mask" and (rule.spans is not None) == blocked
     out = _compare(inputs, rule)
     assert (out.transpose(1, 2)[doc_BT < 0] == 0).all()  # what sees nothing is zeros
 
@@ -107,6 +108,13 @@ def test_blocks_that_see_themselves_both_ways(T: int) -> None:
     _compare(inputs, rule)
     see = visible(T, group_BT)
     assert see[0, 0, T // 3 - 1] and not see[0, 0, T // 3] and not see[0, T // 3, T // 3 + 1]
+
+
+def test_blocks_are_used_only_where_enough_is_skipped() -> None:
+    one, many = torch.zeros(2, 512), torch.arange(512).div(64, rounding_mode="floor").expand(2, -1)
+    assert not pays(spans(visible(512, 1, one)), 512, windowed=False)
+    assert pays(spans(visible(512, 1, many)), 512, windowed=False)
+    assert not pays(spans(visible(256, 1, many[:, :256])), 256, windowed=False)
 
 
 def test_rows_that_see_nothing_at_all() -> None:

@@ -34,6 +34,19 @@ def test_the_whole_model_packed_and_plain() -> None:
         assert all(p.grad is not None for p in model.trunk.parameters())
 
 
+def test_whole_encoders(encoder: str) -> None:
+    model = build(
+        ModelConfig(family=encoder, depth=2, width=32, heads=2, vocab_size=50, context=160, outputs=("mlm",))
+    )
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    tokens = torch.randint(50, (2, 150), generator=torch.Generator().manual_seed(0))
+    doc, pos = torch.arange(150).expand(2, 150) // 70, torch.arange(150).expand(2, 150) % 70
+    raw = {"tokens": tokens, "doc": doc, "pos": pos, "segment": pos % 2}
+    assert (compiled(raw) - model(raw)).abs().max() < 1e-5
+    compiled(raw).sin().sum().backward()
+    assert all(p.grad is not None for p in model.trunk.parameters())
+
+
 @torch.no_grad()
 def test_a_block_with_the_block_mask_of_accelerators() -> None:
     """Flex attention inside a compiled block; on CPUs it has no backward, so forward alone."""

@@ -16,11 +16,15 @@ from exnihilo.model.family import find, names
 @settings(deadline=None)
 def test_the_dial_alone(depth: int, family: str) -> None:
     full = resolve(ModelConfig(depth=depth, family=family), 1000)
-    assert None not in full.model_dump().values()
+    open_ones = {name for name, value in full.model_dump().items() if value is None}
+    local = set() if family == "modernbert" else {"window", "global_every", "local_theta"}
+    assert open_ones == {"preset", "labels", *local}
     assert full.width == 64 * depth and full.heads * full.head_dim == full.width  # type: ignore[operator]
     assert full.heads >= 2 and full.kv_heads == full.heads  # type: ignore[operator]
     assert full.head_dim == (32 if depth == 1 else 64)
-    assert full.mlp_width == (4 * full.width if family == "gpt2" else -(-(8 * full.width // 3) // 64) * 64)  # type: ignore
+    width, wide = 64 * depth, {"gpt2": 4, "bert": 4, "modernbert": 1.5}
+    expected = wide[family] * width if family in wide else -(-(8 * width // 3) // 64) * 64
+    assert full.mlp_width == (-(-expected // 64) * 64 if family == "modernbert" else expected)
     assert resolve(full) == full  # nothing left to derive
 
 

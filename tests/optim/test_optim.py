@@ -11,7 +11,9 @@ from torch import nn
 
 from exnihilo.config import ModelConfig, OptimConfig, ScheduleConfig
 from exnihilo.errors import ConfigError, UsageError
+from exnihilo.model import build
 from exnihilo.optim import clip, create, find_lr, scale, split
+from exnihilo.optim.create import optim_default
 from exnihilo.optim.muon import orthogonalize
 
 CONFIG = ModelConfig(width=8)
@@ -85,6 +87,35 @@ def test_every_optimiser_learns_and_its_groups_cover_all_parameters(name: str):
         loss_of(model, step).backward()
         optimizer.step()
     assert loss_of(model, 0).item() < 0.7 * first
+
+
+def test_rates_fall_from_layer_to_layer():
+    model = build(ModelConfig(depth=3, width=32, heads=2, context=16, vocab_size=50))
+    optimizer = create(model, OptimConfig(name="adamw", lr=1e-3), model.config, layer_decay=0.5)
+    rates = {n: g["peak_lr"] for g in optimizer.param_groups for n in g["names"]}
+    assert sorted(rates) == sorted(n for n, _ in model.named_parameters())
+    assert rates["trunk.norm.weight"] == 1e-3 and rates["front.tokens.weight"] == 1e-3 * 0.5**4
+    for layer in range(3):
+        mine = {r for n, r in rates.items() if n.startswith(f"trunk.blocks.{layer}.")}
+        assert mine == {1e-3 * 0.5 ** (3 - layer)}
+    assert {g["base_lr"] for g in optimizer.param_groups} == {1e-3}
+    plain = create(model, OptimConfig(name="adamw", lr=1e-3), model.config)
+    assert len(plain.param_groups) == 2 and all(g["peak_lr"] == 1e-3 for g in plain.param_groups)
+
+
+def test_pretrained_weights_are_tuned_gently():
+    for name in ("adamw", "muon", "sgd"):
+        rates = [optim_default(name, 256, purpose) for purpose in ("pretrain", "learn", "tune")]
+        assert rates == sorted(rates, reverse=True) and rates[2] < 0.5 * rates[1]
+    assert optim_default("adamw", 768, "tune") == pytest.approx(5e-5)  # BERT-Base's
+
+
+def test_nothing_left_to_train_is_an_error():
+    model = Toy()
+    for p in model.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(ConfigError, match="every parameter is frozen"):
+        create(model, OptimConfig(), CONFIG)
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 48), (48, 16)])

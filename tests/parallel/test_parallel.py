@@ -111,7 +111,9 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compiled_blocks_are_called_and_can_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
 
-    def pretend(function: object) -> object:
+    def pretend(function: object, **how: object) -> object:
+        assert how == {"dynamic": False}
+
         def inner(*args: object) -> object:
             calls.append(function)
             return function(*args)  # type: ignore[operator]
@@ -119,14 +121,15 @@ def test_compiled_blocks_are_called_and_can_be_undone(monkeypatch: pytest.Monkey
         return inner
 
     monkeypatch.setattr(torch, "compile", pretend)
-    for recompute in (False, True):
+    for recompute, whole, modules in ((False, 12, 1), (False, 2, 3), (True, 12, 3)):
+        monkeypatch.setattr(compiling, "WHOLE", whole)
         calls.clear()
         plain, model = build(CONFIG, seed=1), build(CONFIG, seed=1)
         if recompute:
             checkpoint_blocks(model)
-        assert compiling.compile_blocks(model) == 3 and compiling.compiled(model)
+        assert compiling.compile_blocks(model) == modules and compiling.compiled(model)
         found = gradients(model)
-        assert len(calls) == (6 if recompute else 3)
+        assert len(calls) == (6 if recompute else modules)
         assert all(torch.equal(a, b) for a, b in zip(gradients(plain), found, strict=True))
         compiling.undo(model)
         calls.clear()

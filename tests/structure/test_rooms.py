@@ -21,6 +21,7 @@ ORDER = [
     {"data"},
     {"codec"},
     {"kernels"},
+    {"metrics"},
     {"nn"},
     {"model"},
     {"objective"},
@@ -32,7 +33,7 @@ ORDER = [
     {"train"},
     {"report"},
     {"recipes"},
-    {"measure", "rehearse", "plan", "proof", "sweep", "tokens"},
+    {"measure", "rehearse", "plan", "proof", "sweep", "tokens", "predictions", "doctor"},
     {"quickstart"},
     {"api"},
     {"cli"},
@@ -45,6 +46,8 @@ TESTED_BY = {
     **dict.fromkeys(("errors", "config_keys", "config_layers", "recipes"), "config"),
     **dict.fromkeys(("environment", "surface", "api", "__init__", "__main__"), "cli"),
     **dict.fromkeys(("quickstart", "measure", "rehearse", "plan", "proof", "sweep", "tokens"), "smoke"),
+    "predictions": "infer",
+    "doctor": "smoke",
     "log": "structure",
     "nn": "model",
 }
@@ -111,7 +114,7 @@ def test_imports_run_downwards(name: str) -> None:
 def test_verbs_and_rooms_of_one_name_are_never_imported_as_modules() -> None:
     """`import exnihilo.train as t` may give the verb; `from exnihilo.train import run` always gives the
     room's."""
-    verbs = {"train", "eval", "report", "recipes", "plan", "quickstart"}
+    verbs = {"train", "eval", "report", "recipes", "plan", "quickstart", "doctor"}
     wrong = []
     for path in files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,7 +83,8 @@ def test_workers_share_the_rows_and_fillers_do_not_count() -> None:
 
 
 def test_a_missing_column_is_named() -> None:
-    objective = SimpleNamespace(columns=frozenset({"tokens", "labels"}))
+    objective = create("causal_lm")
+    objective.columns = frozenset({"tokens", "labels"})  # type: ignore[misc]
     made = batches(objective=objective)
     try:
         with pytest.raises(DataError, match="labels"):

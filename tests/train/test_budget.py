@@ -43,6 +43,14 @@ def test_whichever_ends_first() -> None:
     assert 540 < state.step < 600 and state.seconds <= 60
 
 
+def test_epochs_are_passes_over_the_rows() -> None:
+    assert Budget(config(epochs=3), 100, 1000).steps == 30
+    assert Budget(config(epochs=0.25), 100, 1000).steps == 2
+    assert Budget(config(epochs=0.001), 100, 1000).steps == 1
+    assert Budget(config(epochs=3, steps=7), 100, 1000).steps == 7
+    assert drive(Budget(config("linear", epochs=2), 10, 100), 0.1)[0].step == 20
+
+
 def test_no_budget_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no budget"):
         Budget(config(), 1)

@@ -60,11 +60,31 @@ def train(a: Arguments) -> Figures:
 
     out(a, summary(result))
     if not result.interrupted:
-        out(a, f'try: exnihilo sample {result.run} "Once"')
+        out(a, f"try: {_next(str(result.run))}")
     return {name: getattr(result, name) for name in _RESULT}
 
 
-_RESULT = ("run", "step", "tokens", "seconds", "loss", "val_loss", "bpb", "interrupted")
+def _next(run: str) -> str:
+    """What a run of its kind is used for."""
+    from pathlib import Path
+
+    from exnihilo.interop.files import read_json
+    from exnihilo.objective import registry
+
+    path = Path(run) / "objective.json"
+    name = str(read_json(path).get("objective")) if path.is_file() else "causal_lm"
+    roles = set(registry.find(name).roles)
+    if name == "causal_lm":
+        return f'exnihilo sample {run} "Once"'
+    if name in ("masked_lm", "mix"):
+        return f'exnihilo predict {run} "The [MASK] was old."'
+    if "context" in roles:
+        return f'exnihilo predict {run} "QUESTION" "CONTEXT"'
+    two = {"a", "b"} <= roles or "query" in roles
+    return f'exnihilo predict {run} "TEXT"' + (' "SECOND TEXT"' if two else "")
+
+
+_RESULT = ("run", "step", "tokens", "seconds", "loss", "val_loss", "bpb", "interrupted", "metrics")
 
 
 def plan(a: Arguments) -> Figures:
@@ -108,18 +128,105 @@ def sample(a: Arguments) -> Figures:
     return {"run": run, "prompt": prompt, "texts": texts}
 
 
+def doctor(a: Arguments) -> Figures:
+    from rich.console import Console
+
+    from exnihilo import api
+
+    diagnosis = api.doctor(
+        a.positionals[0],
+        overlay=a.options.get("with"),
+        overrides=a.settings,
+        **a.given("max_examples", "samples"),
+    )
+    stream = sys.stderr if "json" in a.flags else sys.stdout
+    diagnosis.show(Console(file=stream, highlight=False, width=None if stream.isatty() else 110))
+    return diagnosis.figures()
+
+
+def predict(a: Arguments) -> Figures:
+    from exnihilo import api
+    from exnihilo.config_layers import load as merge
+    from exnihilo.errors import UsageError
+    from exnihilo.predictions import ask
+
+    run, *texts = a.positionals
+    given = a.given("out", "top_k", "batch_tokens")
+    flags = {name: name in a.flags for name in ("resume", "force")}
+    file = a.options.get("file")
+    if texts and file is not None:
+        raise UsageError("a text and a file", expected="one of them")
+    if "json" in a.flags and file is not None and "out" not in given:
+        raise UsageError(
+            "--json with a file and no --out", expected="--out FILE, which takes the predictions"
+        )
+    if a.settings and file is None:
+        raise UsageError(f"{a.settings[0]} is about a file", expected="--file FILE")
+    reading = merge("gpt", a.settings)[0].data
+    options: dict[str, Any] = {
+        "file": file, "out": None, "top_k": None, "batch_tokens": None, "reading": reading,
+        "columns": dict(reading.fields) or None, **flags, **given,
+    }  # fmt: skip
+    alone = texts[0] if len(texts) == 1 else tuple(texts)
+    found = ask(
+        api.load(run, **a.given("device")),
+        alone if texts else None,
+        write=(lambda line: out(a, line)) if file is not None and "out" not in given else None,
+        progress=True,
+        **options,
+    )
+    if file is None:
+        for line in _told(found):
+            out(a, line)
+        return {"run": run, "prediction": found}
+    if "out" in given:
+        errors = f", {found['errors']} of them errors" if found["errors"] else ""
+        out(a, f"{found['rows']} rows{errors} in {given['out']}")
+    return {"run": run, "file": file, **given, **found}
+
+
+def _told(value: Any, indent: str = "") -> list[str]:
+    """A prediction as lines: a name, its value; lists and tables below their name."""
+    lines: list[str] = []
+    for name, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            lines += [f"{indent}{name}", *_told(inner, indent + "  ")]
+        elif isinstance(inner, (list, tuple)) and inner and all(isinstance(x, Mapping) for x in inner):
+            lines.append(f"{indent}{name}")
+            lines += [f"{indent}  " + "  ".join(f"{k}={_short(v)}" for k, v in x.items()) for x in inner]
+        else:
+            lines.append(f"{indent}{name:<{max(1, 24 - len(indent))}} {_short(inner)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, (list, tuple)) and len(value) > 12 and isinstance(value[0], float):
+        return f"[{', '.join(_short(v) for v in value[:6])}, ... {len(value)} numbers]"
+    if isinstance(value, Mapping):
+        return ":".join(_short(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return " ".join(_short(v) for v in value)
+    return str(value)
+
+
 def eval(a: Arguments) -> Figures:
     from exnihilo import api
 
-    given = a.given("data", "max_tokens", "device", "dtype")
-    if "data" in given:
-        from exnihilo.config_layers import parse_value
-
-        given["data"] = parse_value("data", given["data"])
-    figures = api.eval(a.positionals[0], **given)
+    given = a.given("max_tokens", "max_examples", "device", "dtype")
+    figures = api.eval(a.positionals[0], overrides=a.settings, **given)
     for name, value in figures.items():
-        out(a, f"{name:<24} {value:,.4f}" if isinstance(value, float) else f"{name:<24} {value}")
+        base = figures.get(f"majority_{name}")
+        beside = f"  majority {base:,.4f}" if base is not None and name not in _COUNTS else ""
+        if name in _COUNTS:
+            out(a, f"{name:<24} {value:,.0f}")
+        elif not name.startswith("majority_"):
+            out(a, f"{name:<24} {value:,.4f}{beside}" if isinstance(value, float) else f"{name:<24} {value}")
     return figures
+
+
+_COUNTS = {"examples", "skipped", "dropped", "tokens", "total", "HasAns_total", "NoAns_total", "queries"}
 
 
 def export(a: Arguments) -> Figures:

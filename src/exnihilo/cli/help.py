@@ -59,7 +59,12 @@ def verb(verb: Verb) -> str:
             "  data= and val= take a file, a folder, a glob, - (standard input), world, hub:OWNER/NAME,"
         ]
         lines += ["  or a TOML list of these"]
-        lines += _rows([(path, config_keys.expected(path)) for path in config_keys.leaves()])
+        chosen = [
+            path
+            for path in config_keys.leaves()
+            if verb.settings is True or path.split(".")[0] in (verb.settings or ())
+        ]
+        lines += _rows([(path, config_keys.expected(path)) for path in chosen])
     if verb.examples:
         lines += ["", "examples:"]
         lines += [f"  {example}" for example in verb.examples]

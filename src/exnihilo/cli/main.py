@@ -1,7 +1,8 @@
 """Entry point: picks the verb, runs it, turns errors into exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Results go to standard output, everything else to
-standard error; with ``--json`` the last line of standard output is one JSON object and nothing else is there.
+Exit codes: 0 done, 1 failed (or what was examined is broken), 2 wrong use, 130 interrupted. Results go to
+standard output, everything else to standard error; with ``--json`` the last line of standard output is one
+JSON object and nothing else is there.
 An error is printed once, without a traceback (``EXNIHILO_DEBUG=1`` shows it).
 """
 
@@ -81,7 +82,9 @@ def _run(words: list[str]) -> int:
     if "json" in arguments.flags and os.environ.get("RANK", "0") == "0":
         sys.stdout.flush()
         print(json.dumps(plain(figures or {}), ensure_ascii=False, allow_nan=False), flush=True)
-    return 130 if figures and figures.get("interrupted") else 0
+    if not figures:
+        return 0
+    return 130 if figures.get("interrupted") else 1 if figures.get("broken") else 0
 
 
 def plain(value: Any) -> Any:

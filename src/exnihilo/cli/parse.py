@@ -44,7 +44,7 @@ class Verb:
     endless: bool = False  # the last positional may be repeated
     options: Mapping[str, Option] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
-    settings: bool = False  # takes the key paths of a RunConfig
+    settings: bool | tuple[str, ...] = False  # takes the key paths of a RunConfig: all, or those sections'
     examples: tuple[str, ...] = ()
 
 
@@ -151,6 +151,8 @@ def _takes_value(verb: Verb, name: str) -> bool:
         return True
     if not verb.settings:
         return False
+    if isinstance(verb.settings, tuple) and name.split(".")[0] not in verb.settings:
+        return False
     from exnihilo import config_keys  # pydantic: only where a verb takes settings
 
     return name in config_keys.leaves() or name in config_keys.sections() or config_keys.is_open(name)
@@ -187,7 +189,11 @@ def _unknown(verb: Verb, word: str, name: str) -> UsageError:
     if verb.settings and "did you mean" not in hint:
         from exnihilo import config_keys
 
-        hint = config_keys.suggest(name)
+        found, sections = config_keys.suggest(name), verb.settings
+        if sections is True or any(f"'{section}" in found for section in sections):
+            hint = found
+        else:
+            hint = ", ".join([hint, *(f"{section}.KEY" for section in sections)])
     return UsageError(
         f"exnihilo {verb.name}: unknown option {word!r}",
         expected=hint,

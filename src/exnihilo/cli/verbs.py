@@ -73,6 +73,27 @@ def _verbs() -> Iterator[Verb]:
         examples=("exnihilo plan gpt data=books/ model.depth=8 minutes=60",),
     )
     yield Verb(
+        "doctor",
+        "what would silently go wrong in a run: reads the data as training would, shows samples, warns",
+        "exnihilo doctor RECIPE data=PATH [KEY=VALUE ...] [--json]",
+        actions.doctor,
+        positionals=("RECIPE",),
+        required=1,
+        options={
+            "max_examples": Option(
+                "read at most so many of each split (20000; 5000 documents)", int, least=1
+            ),
+            "samples": Option("examples to show as the model will see them (3)", int, least=0),
+            **_WITH,
+        },
+        flags=_JSON,
+        settings=True,
+        examples=(
+            "exnihilo doctor bert data=books/",
+            "exnihilo doctor token_tagging init=runs/bert data=train.conll val=dev.conll",
+        ),
+    )
+    yield Verb(
         "sample",
         "let a model write",
         'exnihilo sample RUN ["PROMPT"] [temperature=0.8] [max_new_tokens=100] [seed=1] [n=3]',
@@ -84,19 +105,48 @@ def _verbs() -> Iterator[Verb]:
         examples=('exnihilo sample runs/books "Once" temperature=0.8 max_new_tokens=100 seed=1',),
     )
     yield Verb(
+        "predict",
+        "answers of a run that was trained for a task; [MASK] in a text is filled",
+        'exnihilo predict RUN "TEXT" ["SECOND TEXT"] | RUN --file IN [--out OUT.jsonl] [--resume]',
+        actions.predict,
+        positionals=("RUN", "TEXT"),
+        required=1,
+        endless=True,
+        options={
+            "file": Option("examples: .jsonl .csv .tsv .parquet, a text a line, or - (standard input)"),
+            "out": Option("one JSON line a row, in order; without it they go to standard output"),
+            "top_k": Option("at most so many alternatives of each prediction", int, least=1),
+            "batch_tokens": Option("tokens of one forward: speed and memory, never a result", int, least=1),
+            **_DEVICE,
+        },
+        flags={"resume": "go on where OUT was cut", "force": "write over OUT", **_JSON},
+        settings=("data",),
+        examples=(
+            'exnihilo predict runs/sentiment "a fine film"',
+            'exnihilo predict runs/qa "Who ran?" "Mia ran home."',
+            "exnihilo predict runs/qa --file questions.jsonl --out answers.jsonl --resume",
+            'exnihilo predict runs/pairs --file test.tsv \'data.fields={a = "first", b = "second"}\'',
+        ),
+    )
+    yield Verb(
         "eval",
-        "loss, bits per byte and the loss of each source, on held-out data",
-        "exnihilo eval RUN [data=PATH] [--json]",
+        "loss, or a task's metrics beside the majority baseline's, on held-out data",
+        "exnihilo eval RUN [data=PATH] [data.KEY=VALUE ...] [--json]",
         actions.eval,
         positionals=("RUN",),
         required=1,
         options={
-            "data": Option("a file, folder, glob or hub:NAME; without it the run's own held-out split"),
-            "max_tokens": Option("read at most this many tokens", int, least=1),
+            "max_tokens": Option("of a loss: read at most this many tokens", int, least=1),
+            "max_examples": Option("of a task: read at most this many examples", int, least=1),
             "dtype": Option("of the forward pass (fp32)", choices=("fp32", "bf16", "fp16")),
             **_DEVICE,
         },
         flags=_JSON,
+        settings=("data",),
+        examples=(
+            "exnihilo eval runs/books data=more/",
+            "exnihilo eval runs/tags data=test.txt data.format=conll --json",
+        ),
     )
     yield Verb(
         "export",

@@ -1,16 +1,17 @@
 """Raw data -> data sets: sources, split, shards, packing, order. See docs/data.md."""
 
-from exnihilo.data.base import Encode, Example, Item
+from exnihilo.data.base import Drops, Encode, Example, Item
 from exnihilo.data.dataset import Dataset, DocRef
-from exnihilo.data.prepare import Splits, prepare, resolve_weights
+from exnihilo.data.prepare import Splits, examples, prepare, resolve_weights
 from exnihilo.data.report import DataReport, LeakReport, PackReport
 from exnihilo.data.sample import texts
-from exnihilo.data.sources import Source, open_sources, settle
+from exnihilo.data.sources import Source, inherit, open_sources, settle
 
 __all__ = [
     "DataReport",
     "Dataset",
     "DocRef",
+    "Drops",
     "Encode",
     "Example",
     "Item",
@@ -18,6 +19,8 @@ __all__ = [
     "PackReport",
     "Source",
     "Splits",
+    "examples",
+    "inherit",
     "open_sources",
     "prepare",
     "resolve_weights",

@@ -4,7 +4,7 @@
 
 Row ids count through the sources in their order. Nothing is held in memory but the packing plans' maps.
 
-Key: B rows, T+1 tokens a row (context + 1)
+Key: B rows, R tokens a row (context + lookahead)
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ class Store:
         full = f"{self.side}.{name}"
         return self.shard[full] if full in self.shard else np.zeros(0, np.uint8)
 
+    def column(self, name: str) -> np.ndarray:
+        """A per-token column; those of items have a name of their own, so that any may be called "end"."""
+        return self[name if name == "tokens" else f"token.{name}"]
+
     def lengths(self) -> np.ndarray:
         """Tokens of each item, int64."""
         return np.diff(self["end"], prepend=0)
@@ -69,16 +73,18 @@ class Part:
 
 
 class Dataset:
-    """Rows of ``context + 1`` tokens.
+    """Rows of ``context + lookahead`` tokens.
 
     Args:
         parts: the sources.
-        context: positions that a model sees; rows hold one token more.
+        context: positions that a model sees.
+        lookahead: tokens that a row holds beyond them: 1 for next-token prediction.
         weights: shares of the sources in a mixture; None: each row once an epoch.
         pad_id: the token that fills a row's rest.
         seed: of `order`.
 
     Attributes:
+        row: tokens of a row, context + lookahead.
         rows, tokens, documents: totals (tokens of the documents, each counted once).
         source_names, source_rows, weights: by source; weights add up to 1.
         hash: of the content and the packing: the same on every machine.
@@ -93,8 +99,10 @@ class Dataset:
         weights: Sequence[float] | None = None,
         pad_id: int = 0,
         seed: int = 0,
+        lookahead: int = 1,
     ) -> None:
         self.parts, self.context, self.pad_id, self.seed = tuple(parts), context, pad_id, seed
+        self.row = context + lookahead
         self.source_names = tuple(p.name for p in self.parts)
         self.source_rows = tuple(p.rows for p in self.parts)
         self.rows = sum(self.source_rows)
@@ -104,14 +112,15 @@ class Dataset:
         shares = weights if weights is not None else self.source_rows
         whole = float(sum(shares)) or 1.0
         self.weights = tuple(float(w) / whole for w in shares)
-        self.hash = digest([(p.store.hash, p.pack.hash) for p in self.parts], context, pad_id)
+        self.hash = digest([(p.store.hash, p.pack.hash) for p in self.parts], self.row, pad_id)
         self.columns: dict[str, np.dtype] = {}
         for part in self.parts:
-            for name in (*part.store.columns, *(f"item.{n}" for n in part.store.item_columns)):
-                kind = part.store[name].dtype
-                kind = np.dtype(np.int64) if kind.kind in "iu" else kind
-                key = name.removeprefix("item.")
-                self.columns[key] = np.promote_types(self.columns.get(key, kind), kind)
+            store = part.store
+            arrays = {name: store.column(name) for name in store.columns}
+            arrays |= {name: store[f"item.{name}"] for name in store.item_columns}
+            for name, array in arrays.items():
+                kind = np.dtype(np.int64) if array.dtype.kind in "iu" else array.dtype
+                self.columns[name] = np.promote_types(self.columns.get(name, kind), kind)
         self.columns["tokens"] = np.dtype(np.int64)
         self.report = self._report()
         self._first_row = np.concatenate([[0], np.cumsum(self.source_rows)]).astype(np.int64)
@@ -121,10 +130,10 @@ class Dataset:
 
     def _report(self) -> PackReport:
         packs = [p.pack.meta for p in self.parts]
-        places = max(1, self.rows * (self.context + 1))
+        places = max(1, self.rows * self.row)
 
         def mean(key: str) -> float:
-            return sum(m[key] * m["rows"] for m in packs) * (self.context + 1) / places
+            return sum(m[key] * m["rows"] for m in packs) * self.row / places
 
         cropped = sum(m["cropped"] * p.store.tokens for m, p in zip(packs, self.parts, strict=True))
         return PackReport(
@@ -150,9 +159,9 @@ class Dataset:
             rows: global row ids, integers (B,).
 
         Returns:
-            tokens int64 (B, T+1), `pad_id` at padding; doc int32 (B, T+1), 0, 1, 2 ... within the row, -1 at
-            padding; pos int64 (B, T+1), from 0 in each piece of a document; source int64 (B,); and the items'
-            further columns (B, T+1), 0 at padding, where a number of an item stands at each of its tokens.
+            tokens int64 (B, R), `pad_id` at padding; doc int32 (B, R), 0, 1, 2 ... within the row, -1 at
+            padding; pos int64 (B, R), from 0 in each piece of a document; source int64 (B,); and the items'
+            further columns (B, R), 0 at padding, where a number of an item stands at each of its tokens.
 
         Raises:
             IndexError: a row that there is not.
@@ -164,7 +173,7 @@ class Dataset:
         rows = np.asarray(rows, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= self.rows):
             raise IndexError(f"rows {rows.min()}..{rows.max()} of a data set of {self.rows}")
-        shape = (len(rows), self.context + 1)
+        shape = (len(rows), self.row)
         out = {name: np.zeros(shape, dtype) for name, dtype in self.columns.items()}
         out["tokens"].fill(self.pad_id)
         out["doc"] = np.full(shape, -1, np.int32)
@@ -189,14 +198,14 @@ class Dataset:
         end = store["end"]
         where = np.where(item > 0, end[np.maximum(item - 1, 0)], 0) + pack["start"][piece].astype(np.int64)
         before = np.cumsum(length) - length  # tokens of the pieces before, over all rows
-        place = np.repeat(at * (self.context + 1) - before[first], count) + before
+        place = np.repeat(at * self.row - before[first], count) + before
         pos = np.arange(int(length.sum())) - np.repeat(before, length)
         to = np.repeat(place, length) + pos
         source = np.repeat(where, length) + pos
         out["pos"].reshape(-1)[to] = pos
         out["doc"].reshape(-1)[to] = np.repeat(rank, length)
         for name in store.columns:
-            out[name].reshape(-1)[to] = store[name][source]
+            out[name].reshape(-1)[to] = store.column(name)[source]
         for name in store.item_columns:
             out[name].reshape(-1)[to] = np.repeat(store[f"item.{name}"][item], length)
 

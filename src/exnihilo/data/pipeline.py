@@ -9,7 +9,7 @@ whatever the corpus's size.
 
 The folder holds, for each split that the source has, arrays ``train.NAME`` or ``val.NAME``:
 
-    tokens and the items' other per-token columns, end to end; end   int64 [items] where each item ends
+    tokens, and the items' other per-token columns as token.NAME     end   int64 [items] where each item ends
     item.NAME   the items' per-item columns                          hash  uint64 [items] of its document
     file, index [items] where the document stands                    preview  S48 [items] how it begins
     shingle, shingle_end   sampled windows for near-duplicates
@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 
 from exnihilo import log
-from exnihilo.data.base import TEXT, Encode, Example, Item, begins
+from exnihilo.data.base import TEXT, Drops, Encode, Example, Item, begins
+from exnihilo.data.example import readable, repaired, size_of
 from exnihilo.data.shards import ArrayWriter
 from exnihilo.data.shingles import shingles
 from exnihilo.data.sources import Source
-from exnihilo.data.split import SIDES, TRAIN, SplitPlan, document_hash, text_hash, utf8
+from exnihilo.data.split import SIDES, TRAIN, SplitPlan, group_hash, inputs_hash, text_hash, utf8
 from exnihilo.errors import DataError
 
 BATCH_CHARACTERS = 1 << 20
@@ -69,9 +70,7 @@ def _batches(pairs: Iterable[tuple[Example, int | None]]) -> Iterator[_Batch]:
     sides: list[int | None] = []
     size = 0
     for example, side in pairs:
-        text = example.get("text")
-        # what other roles hold is not measured: a fixed price keeps their batches small
-        size += len(text) if isinstance(text, str) else 4096
+        size += size_of(example)
         examples.append(example)
         sides.append(side)
         if size >= BATCH_CHARACTERS or len(examples) >= BATCH_EXAMPLES:
@@ -90,17 +89,20 @@ def _work(batch: _Batch, encode: Encode, plan: SplitPlan, plain: bool) -> _Batch
     """What a worker does with a batch: pure, so that batches may be worked on in any order."""
     bodies: list[bytes] = []
     for i, example in enumerate(batch.examples):
-        text = example.get("text")
-        text = text if isinstance(text, str) else ""
-        bodies.append(utf8(text))
-        if not text.isascii() and bodies[-1].decode() != text:
-            batch.examples[i] = {**example, "text": bodies[-1].decode()}
+        whole = repaired(example)
+        if whole is not example:
+            batch.examples[i] = whole
             batch.repaired += 1
-    hashes = [text_hash(b) for b in bodies] if plain else [document_hash(e) for e in batch.examples]
+        bodies.append(utf8(whole["text"] if plain else readable(whole)))
+    if plain:
+        hashes = groups = [text_hash(b) for b in bodies]
+    else:
+        hashes = [inputs_hash(e) for e in batch.examples]
+        groups = [group_hash(e) for e in batch.examples]
     batch.hashes = np.array(hashes, np.uint64)
     if plan.mode != "tail":
         batch.sides = [
-            plan.side(h) if begins(e) else None for h, e in zip(hashes, batch.examples, strict=True)
+            plan.side(h) if begins(e) else None for h, e in zip(groups, batch.examples, strict=True)
         ]
     batch.sizes = [len(b) for b in bodies]
     batch.previews = [b[:PREVIEW] for b in bodies]
@@ -112,10 +114,10 @@ def _work(batch: _Batch, encode: Encode, plan: SplitPlan, plain: bool) -> _Batch
 
 
 class _SideWriter:
-    """Writes the items of one split."""
+    """Writes the items of one split. With `join`, the parts of a document become one item again."""
 
-    def __init__(self, writer: ArrayWriter, side: str) -> None:
-        self.writer, self.side = writer, side
+    def __init__(self, writer: ArrayWriter, side: str, join: bool) -> None:
+        self.writer, self.side, self.join = writer, side, join
         self.tokens = self.items = self.documents = self.bytes = self.shingles = 0
         self.names: tuple[str, ...] | None = None
         self.item_names: tuple[str, ...] = ()
@@ -134,7 +136,8 @@ class _SideWriter:
             for n, item in enumerate(batch.items[i]):
                 items.append(item)
                 # a later part goes on with the item of the part before it
-                begun.append(first or n > 0 or len(batch.items[i]) > 1 or not self.items)
+                alone = not self.join or len(batch.items[i]) > 1
+                begun.append(first or n > 0 or alone or not self.items)
                 owner.append(i)
                 self.items += begun[-1]
         if not items:
@@ -176,7 +179,7 @@ class _SideWriter:
                     raise ValueError(f"column {name!r} is not as long as 'tokens' in every item")
             except KeyError as error:
                 raise ValueError(f"an item lacks the column {name!r}, which the first item has") from error
-            self.append(name, np.concatenate(arrays))
+            self.append(name if name == "tokens" else f"token.{name}", np.concatenate(arrays))
         return np.array(lengths, np.int64)
 
     def _shingles(self, batch: _Batch, owner: list[int], begin: np.ndarray, skip: int) -> None:
@@ -208,9 +211,19 @@ class _SideWriter:
 
 
 def build(
-    source: Source, plan: SplitPlan, encode: Encode, folder: Path, *, workers: int, progress: log.Progress
+    source: Source,
+    plan: SplitPlan,
+    encode: Encode,
+    folder: Path,
+    *,
+    workers: int,
+    progress: log.Progress,
+    join: bool = True,
 ) -> None:
     """Prepares one source into an empty folder.
+
+    Args:
+        join: the encoded parts of a very long document become one item; False: every item stands for itself.
 
     Raises:
         DataError: the source cannot be read, or the folder cannot be written.
@@ -219,8 +232,8 @@ def build(
     dtypes = {f"{side}.{name}": dtype for side in sides for name, dtype in _FIXED.items()}
     writer = ArrayWriter(folder, dtypes)
     began = time.perf_counter()
-    writers = [_SideWriter(writer, side) for side in sides]
-    repaired, side = 0, TRAIN
+    writers = [_SideWriter(writer, side, join) for side in sides]
+    repaired, side, drops = 0, TRAIN, Drops()
     plain = is_plain(source)
     pending: deque[Future[_Batch]] = deque()
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="encode")
@@ -238,7 +251,7 @@ def build(
         progress.advance(sum(batch.sizes))
 
     try:
-        for batch in _batches(plan.assign(source.examples())):
+        for batch in _batches(plan.assign(source.examples(drops))):
             pending.append(pool.submit(_work, batch, encode, plan, plain))
             if len(pending) > workers + 1:
                 write(pending.popleft().result())
@@ -253,6 +266,7 @@ def build(
         meta: dict[str, Any] = {name: w.finish() for name, w in zip(sides, writers, strict=True)}
         meta["split"] = plan.to_json()
         meta["repaired"] = repaired
+        meta["dropped"] = drops.to_json()
         meta["seconds"] = time.perf_counter() - began
         writer.finish(meta)
     finally:

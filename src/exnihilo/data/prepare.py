@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,12 +23,13 @@ from exnihilo import log
 from exnihilo.config import DataConfig
 from exnihilo.data import cache as cached
 from exnihilo.data import leaks, packing, pipeline, split
-from exnihilo.data.base import TEXT, Encode
+from exnihilo.data.base import TEXT, Drops, Encode, Example, begins
 from exnihilo.data.dataset import Dataset, Part, Store
+from exnihilo.data.example import repaired
 from exnihilo.data.progress import Console
 from exnihilo.data.report import DataReport, LeakReport, SourceReport
 from exnihilo.data.shards import FORMAT, ArrayWriter, Shard
-from exnihilo.data.sources import FileSource, Source, open_sources
+from exnihilo.data.sources import FileSource, Source, inherit, open_sources
 from exnihilo.errors import ConfigError, DataError
 
 
@@ -38,6 +40,15 @@ class Splits:
     train: Dataset
     val: Dataset | None
     report: DataReport
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What packing depends on beside the lengths."""
+
+    row: int
+    overlap: int
+    join: bool
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,12 @@ def prepare(
     progress: log.Progress | None = None,
     cache: Path | None = None,
     pad_id: int = 0,
-    overlap: int = 1,
+    overlap: int | None = None,
     roles: Sequence[str] = TEXT,
+    extras: Sequence[str] = (),
+    view: str = "stories",
+    lookahead: int = 1,
+    join: bool = True,
 ) -> Splits:
     """Reads, encodes, packs and opens the training and the validation split.
 
@@ -76,14 +91,19 @@ def prepare(
         val: the validation sources, if they are given apart.
         encode: examples to items; must be pure, and is called from several threads.
         key: identifies `encode`: the objective with its options, and the tokenizer's hash.
-        context: positions of a training row, which holds context + 1 tokens.
+        context: positions of a training row, which holds context + lookahead tokens.
         seed: of the data sets' `order`. It changes neither the split nor the packing.
         progress: where progress goes; None: to the terminal, once it takes more than two seconds.
         cache: default $EXNIHILO_CACHE, else ~/.cache/exnihilo.
         pad_id: the token that fills a row's rest.
         overlap: tokens that a piece of a long document repeats from the piece before: 1 for next-token
-            prediction.
+            prediction. Default: as `lookahead`.
         roles: what each example must have.
+        extras: roles that are read where the data has them.
+        view: which view of the embedded world gives these roles.
+        lookahead: tokens that a row holds beyond its positions: 1 for next-token prediction, else 0.
+        join: the parts of a very long document become one item again, and items that do not fit into a row
+            or a gap are cut; False: every item stands for itself, whole, and must fit into a row.
 
     Raises:
         DataError: a source or the cache cannot be used; a split without a row; a validation split that lies
@@ -96,22 +116,25 @@ def prepare(
     began = time.perf_counter()
     root = cached.folder(cache)
     progress = progress or Console()
-    sources = open_sources(config, roles=roles, cache=root)
-    val_sources = open_sources(val, roles=roles, cache=root) if val else []
+    reading: dict[str, Any] = {"roles": roles, "extras": extras, "view": view, "cache": root}
+    sources = open_sources(config, **reading)
+    val_sources = open_sources(inherit(val, config), **reading) if val else []
     fraction = 0.0 if val else config.val_fraction
-    held = [_prepared(s, fraction, encode, key, root, progress) for s in sources]
-    apart = [_prepared(s, 0.0, encode, key, root, progress) for s in val_sources]
-    parts = [_part(p, "train", context, overlap, root, progress) for p in held]
-    _enough(parts, context)
+    held = [_prepared(s, fraction, encode, key, join, root, progress) for s in sources]
+    apart = [_prepared(s, 0.0, encode, key, join, root, progress) for s in val_sources]
+    shape = _Shape(context + lookahead, lookahead if overlap is None else overlap, join)
+    parts = [_part(p, "train", shape, root, progress) for p in held]
+    _enough(parts, shape)
     weights = resolve_weights(config, [p.store.tokens for p in parts])
-    train = Dataset(parts, context=context, weights=weights, pad_id=pad_id, seed=seed)
+    laid: dict[str, Any] = {"context": context, "lookahead": lookahead, "pad_id": pad_id, "seed": seed}
+    train = Dataset(parts, weights=weights, **laid)
     others: Dataset | None = None
     notes: list[str] = []
     leak: LeakReport | None = None
     if apart or fraction > 0:
         side = "train" if apart else "val"
-        found = [_part(p, side, context, overlap, root, progress) for p in apart or held]
-        others = Dataset(found, context=context, pad_id=pad_id, seed=seed)
+        found = [_part(p, side, shape, root, progress) for p in apart or held]
+        others = Dataset(found, **laid)
         if others.rows == 0:
             raise DataError(
                 f"the validation split has {others.tokens} tokens: not one row with something to predict",
@@ -120,10 +143,8 @@ def prepare(
             )
         leak = _leak(train, others, root, progress)
         notes += _judge(leak, bool(apart))
-        if others.tokens <= context:
-            notes.append(
-                f"the validation split has {others.tokens} tokens, less than one row of {context + 1}"
-            )
+        if others.tokens < shape.row and lookahead:
+            notes.append(f"the validation split has {others.tokens} tokens, less than one row of {shape.row}")
     else:
         notes.append("no validation split: data.val_fraction=0 and no val=PATH")
     progress.stop()
@@ -144,6 +165,55 @@ def prepare(
     return Splits(train, others, report)
 
 
+def examples(
+    config: DataConfig,
+    val: DataConfig | None,
+    side: Literal["train", "val"],
+    *,
+    roles: Sequence[str] = TEXT,
+    extras: Sequence[str] = (),
+    view: str = "stories",
+    cache: Path | None = None,
+    drops: Drops | None = None,
+) -> Iterator[Example]:
+    """The examples of one side, before any encoding: the same split as `prepare` makes.
+
+    Args:
+        config, val, roles, extras, view, cache: as for `prepare`.
+        side: of the split. With `val`, ``val`` is all of it and ``train`` all of `config`.
+        drops: counts the records that are left out (of both sides, where one source has both).
+
+    Yields:
+        Roles to values; keys that begin with ``_`` say where an example comes from.
+
+    Raises:
+        DataError: as `prepare`.
+
+    Example:
+        >>> world = DataConfig(sources="world:30", val_fraction=0.2)
+        >>> next(examples(world, None, "train", roles=("text", "label"), view="sentiment"))["label"]
+        'neutral'
+    """
+    root = cached.folder(cache)
+    apart = val is not None and side == "val"
+    chosen = inherit(val, config) if val is not None and apart else config
+    fraction = 0.0 if val is not None else config.val_fraction
+    if side == "val" and not apart and fraction <= 0:
+        return
+    wanted = split.VAL if side == "val" and not apart else split.TRAIN
+    for source in open_sources(chosen, roles=roles, extras=extras, view=view, cache=root):
+        plan = split_plan(source, fraction, root, workers_of(chosen))
+        current = split.TRAIN
+        for example, given in plan.assign(source.examples(drops)):
+            whole = repaired(example)
+            if given is not None:
+                current = given
+            elif begins(example):
+                current = plan.side(split.group_hash(whole))
+            if current == wanted:
+                yield whole
+
+
 def split_plan(source: Source, fraction: float, root: Path, workers: int) -> split.SplitPlan:
     """How a source is divided; remembered by its content."""
     path = root / "splits" / f"{cached.digest(source.fingerprint(root, workers), fraction, FORMAT)}.json"
@@ -159,19 +229,19 @@ def split_plan(source: Source, fraction: float, root: Path, workers: int) -> spl
 
 
 def _prepared(
-    source: Source, fraction: float, encode: Encode, key: str, root: Path, progress: log.Progress
+    source: Source, fraction: float, encode: Encode, key: str, join: bool, root: Path, progress: log.Progress
 ) -> _Prepared:
     """The shards of a source: found in the cache, or made."""
     workers = workers_of(source.config)
     print_ = source.fingerprint(root, workers)
     plan = split_plan(source, fraction, root, workers)
-    name = cached.digest(print_, key, plan.to_json(), FORMAT)
+    name = cached.digest(print_, key, plan.to_json(), join, FORMAT)
     began = time.perf_counter()
     with cached.building(root / "prepared", name) as fresh:
         if fresh is not None:
             plain = source.size if _uncompressed(source) else None
             progress.start(f"prepare {source.name}", total=plain, unit="bytes")
-            pipeline.build(source, plan, encode, fresh, workers=workers, progress=progress)
+            pipeline.build(source, plan, encode, fresh, workers=workers, progress=progress, join=join)
             if source.fingerprint(root, workers) != print_:
                 raise DataError(
                     f"{source.path} was changed while it was read",
@@ -188,17 +258,21 @@ def _uncompressed(source: Source) -> bool:
     )
 
 
-def _part(
-    prepared: _Prepared, side: str, context: int, overlap: int, root: Path, progress: log.Progress
-) -> Part:
+def _part(prepared: _Prepared, side: str, shape: _Shape, root: Path, progress: log.Progress) -> Part:
     """A split of a source with its packing plan, which is found in the cache or made."""
     store = Store(prepared.shard, side)
     method = hashlib.sha256(Path(packing.__file__).read_bytes()).hexdigest()
-    name = cached.digest(store.hash, context, overlap, method, FORMAT)
+    name = cached.digest(store.hash, shape.row, shape.overlap, shape.join, method, FORMAT)
     with cached.building(root / "packs", name) as fresh:
         if fresh is not None:
             progress.start(f"pack {prepared.source.name}")
-            plan = packing.plan(store.lengths(), context + 1, overlap=overlap)
+            lengths = store.lengths()
+            if not shape.join and lengths.size and int(lengths.max()) > shape.row:
+                raise ValueError(f"an item of {int(lengths.max())} tokens does not fit a row of {shape.row}")
+            most = (
+                0.05 if shape.join else 1.0
+            )  # at most so much padding, by cutting: never items of their own
+            plan = packing.plan(lengths, shape.row, overlap=shape.overlap, max_padding=most)
             writer = ArrayWriter(fresh)
             for array in ("row_start", "doc", "start", "length"):
                 writer.append(array, np.asarray(getattr(plan, array)))
@@ -207,11 +281,11 @@ def _part(
     return Part(prepared.source.name, prepared.source.names, store, Shard(root / "packs" / name))
 
 
-def _enough(parts: Sequence[Part], context: int) -> None:
+def _enough(parts: Sequence[Part], shape: _Shape) -> None:
     tokens = sum(p.store.tokens for p in parts)
-    if tokens < context + 1:
+    if tokens < shape.row and shape.join:  # items that stand for themselves may leave a row half empty
         raise DataError(
-            f"the training split has {tokens} tokens, but a row takes {context + 1} (model.context and one)",
+            f"the training split has {tokens} tokens, but a row takes {shape.row} (model.context and one)",
             expected="at least one row of text",
             next=f"give more data, or model.context={max(2, tokens // 2)} or less",
         )
@@ -321,6 +395,8 @@ def _source_report(p: _Prepared, weight: float) -> SourceReport:
         held_out_tokens=int(val["tokens"]) if val else 0,
         bytes=int(train["bytes"]) + (int(val["bytes"]) if val else 0),
         repaired=int(p.shard.meta["repaired"]),
+        dropped=p.shard.meta["dropped"],
+        format=p.source.format,
         weight=weight,
         cached=not p.fresh,
     )

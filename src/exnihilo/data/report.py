@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from exnihilo.data.base import Drops
+
 
 @dataclass(frozen=True)
 class PackReport:
@@ -46,6 +48,8 @@ class SourceReport:
     repaired: int
     weight: float
     cached: bool
+    dropped: dict[str, list[Any]] = field(default_factory=dict)  # reason -> [records left out, the first]
+    format: str = ""  # what the files are read as, where it is not plain text or known by the suffix
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class DataReport:
                 + (f"; {mapping}" if mapping else "")
                 + (f"; skipped {skipped}" if skipped else "")
                 + ("; read as source code" if s.kind == "code" else "")
+                + (f"; read as {s.format}" if s.format else "")
+                + Drops.of(s.dropped).summary("; ")
                 + (f"; {s.repaired} with broken Unicode, repaired" if s.repaired else "")
                 + (f"; weight {s.weight:.3f}" if len(self.sources) > 1 else "")
             )

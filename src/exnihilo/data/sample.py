@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from exnihilo.config import DataConfig
 from exnihilo.data import cache as cached
 from exnihilo.data import split
-from exnihilo.data.base import Example, begins
+from exnihilo.data.base import TEXT, Example, begins
+from exnihilo.data.example import readable, repaired
 from exnihilo.data.prepare import resolve_weights, split_plan, workers_of
 from exnihilo.data.sources import Source, open_sources
 
@@ -17,7 +18,14 @@ OPEN_FILES = 64
 
 
 def texts(
-    config: DataConfig, *, limit_bytes: int, val: DataConfig | None = None, cache: Path | None = None
+    config: DataConfig,
+    *,
+    limit_bytes: int,
+    val: DataConfig | None = None,
+    cache: Path | None = None,
+    roles: Sequence[str] = TEXT,
+    extras: Sequence[str] = (),
+    view: str = "stories",
 ) -> Iterator[str]:
     """Text of the training split alone, to train a tokenizer on: an even sample of about `limit_bytes`.
 
@@ -27,12 +35,13 @@ def texts(
 
     Args:
         val: the validation data that is given apart, if so; nothing is held out then.
+        roles, extras, view: as for `prepare`; of several roles the inputs are given, as one text.
 
     Raises:
         DataError: as `prepare`.
     """
     root = cached.folder(cache)
-    sources = open_sources(config, cache=root)
+    sources = open_sources(config, roles=roles, extras=extras, view=view, cache=root)
     fraction = 0.0 if val else config.val_fraction
     sizes = [float(s.size or limit_bytes) for s in sources]
     whole = sum(sizes)
@@ -59,7 +68,9 @@ def texts(
 def _sample(source: Source, plan: split.SplitPlan, share: float) -> Iterator[str]:
     """Training texts of a source, its files taking turns."""
     if plan.mode == "tail":  # a few documents, divided in their order
-        yield from (str(e["text"]) for e, side in plan.assign(source.examples()) if side == split.TRAIN)
+        yield from (
+            readable(repaired(e)) for e, side in plan.assign(source.examples()) if side == split.TRAIN
+        )
         return
     count = len(source.names)
     order = sorted(range(count), key=lambda i: hashlib.blake2b(str(i).encode(), digest_size=8).digest())
@@ -79,8 +90,8 @@ def _sample(source: Source, plan: split.SplitPlan, share: float) -> Iterator[str
 
 def _train_only(examples: Iterator[Example], plan: split.SplitPlan) -> Iterator[str]:
     side = split.TRAIN
-    for example in examples:
+    for example in map(repaired, examples):
         if begins(example):
-            side = plan.side(split.document_hash(example))
+            side = plan.side(split.group_hash(example))
         if side == split.TRAIN:
-            yield str(example["text"])
+            yield readable(example)

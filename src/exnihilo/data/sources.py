@@ -16,18 +16,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
 
 from exnihilo import log
 from exnihilo.config import DataConfig, SourceConfig
 from exnihilo.data import cache as cached
 from exnihilo.data import fields, files, tables, text
-from exnihilo.data.base import SEGMENT, TEXT, Example
-from exnihilo.errors import ConfigError, DataError, MissingExtra
+from exnihilo.data.base import SEGMENT, TEXT, Drops, Example
+from exnihilo.data.formats import choose
+from exnihilo.data.formats.reading import Reading
+from exnihilo.data.roles import Mapper
+from exnihilo.errors import ConfigError, DataError, MissingExtra, nearest
 
 WORLD_DOCUMENTS = 20_000
 """Stories of the source `world` where no number is given."""
+
+
+class Want(NamedTuple):
+    """What examples are to have: roles; extras, where the data has them; and the world's view of them."""
+
+    roles: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+    view: str = "stories"
 
 
 class Source(ABC):
@@ -40,39 +51,46 @@ class Source(ABC):
         names: of its files (or what stands for them), in order: `_file` of an example counts them.
         skipped: reason -> count of files left out.
         size: bytes to be read, as far as is known; else None.
+        format: what files are read as, where their suffix does not tell.
     """
 
     kind: str = "files"
 
-    def __init__(self, config: SourceConfig, data: DataConfig, roles: Sequence[str]) -> None:
-        self.path, self.config, self.roles = config.path, data, tuple(roles)
+    def __init__(self, config: SourceConfig, data: DataConfig, want: Want) -> None:
+        self.path, self.config, self.want = config.path, data, want
+        self.roles = want.roles
         self.name = config.name or default_name(config.path)
         self.weight = config.weight
-        self.given = dict(config.fields)
+        self.given = {**data.fields, **config.fields}
         self.fields: dict[str, str] = {}
         self.names: tuple[str, ...] = ()
         self.skipped: dict[str, int] = {}
         self.size: int | None = None
+        self.format = ""
 
     @abstractmethod
-    def read(self, file: int) -> Iterator[Example]:
-        """The examples of one file, in order, documents of more than `SEGMENT` characters in parts."""
+    def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:
+        """The examples of one file, in order, documents of more than `SEGMENT` characters in parts.
+
+        Args:
+            drops: counts the records that are left out.
+        """
 
     @abstractmethod
     def content(self, cache: Path, workers: int) -> object:
         """What identifies the bytes it reads (JSON-able)."""
 
-    def examples(self) -> Iterator[Example]:
+    def examples(self, drops: Drops | None = None) -> Iterator[Example]:
         """All examples, file by file."""
         for file in range(len(self.names)):
-            yield from self.read(file)
+            yield from self.read(file, drops)
 
     def fingerprint(self, cache: Path, workers: int = 1) -> str:
         """Hash of content and settings."""
-        c = self.config
-        return cached.digest(
-            self.content(cache, workers), self.fields, self.roles, c.unit, c.separator, c.encoding, SEGMENT
-        )
+        c, w = self.config, self.want
+        settings = (c.unit, c.separator, c.encoding, c.columns, c.header, c.quotes, SEGMENT)
+        content = self.content(cache, workers)
+        return cached.digest(content, self.fields, w.roles, w.extras, w.view, *settings)
 
     def _located(self, parts: Iterator[text.Part], file: int) -> Iterator[Example]:
         """Parts of plain text as examples."""
@@ -84,96 +102,146 @@ class Source(ABC):
                 example["_begin"], example["_end"] = begin, end
             yield example
 
-    def _mapped(self, rows: Iterator[Mapping[str, Any]], file: int, where: str) -> Iterator[Example]:
-        """Records as examples, by the field mapping; those whose text is empty are left out."""
+    def _mapped(
+        self,
+        rows: Iterator[Mapping[str, Any]],
+        file: int,
+        where: str,
+        drops: Drops | None,
+        names: Mapping[str, Sequence[str]],
+    ) -> Iterator[Example]:
+        """Records as examples, by the field mapping; a long document in parts."""
+        needed = [role for role in self.fields if role not in self.want.extras or role in self.roles]
+        mapper = Mapper(self.fields, names, where, needed)
+        alone = set(self.fields) == {"text"}
         for index, record in enumerate(rows):
-            values: dict[str, Any] = {}
-            for role, column in self.fields.items():
-                if column not in record:
-                    raise fields.missing(f"{where}, record {index + 1}", role, column, list(record))
-                values[role] = record[column]
-            body = values.get("text", "-")
-            if body is None or body == "" or (isinstance(body, str) and body.isspace()):
+            example = mapper.example(record, index, file, drops)
+            if example is None:
                 continue
-            if "text" in values and not isinstance(body, str):
-                raise DataError(
-                    f"{where}, record {index + 1}: column {self.fields['text']!r} holds "
-                    f"{type(body).__name__} {str(body)[:40]!r}",
-                    expected="strings",
-                    next="set fields = { text = COLUMN } in its entry of data.sources",
-                )
-            if len(values) == 1 and isinstance(body, str) and len(body) > SEGMENT:
-                for begin, end, part in text.parts([(body, False)]):
+            if alone and len(example["text"]) > SEGMENT:
+                for begin, end, part in text.parts([(example["text"], False)]):
                     yield {"text": part, "_file": file, "_index": index, "_begin": begin, "_end": end}
             else:
-                yield {**values, "_file": file, "_index": index}
+                yield example
 
 
 class FileSource(Source):
     """Files of text or records."""
 
-    def __init__(
-        self, config: SourceConfig, data: DataConfig, roles: Sequence[str], found: files.Files
-    ) -> None:
-        super().__init__(config, data, roles)
-        self.files = found
-        self.names, self.skipped = found.names, found.skipped
+    def __init__(self, config: SourceConfig, data: DataConfig, want: Want, found: files.Files) -> None:
+        super().__init__(config, data, want)
+        self.reading = Reading.of(data)
+        kinds = [
+            choose.choose(p, roles=want.roles, setting=data.format, reading=self.reading, code=found.code)
+            for p in found.paths
+        ]
+        self.skipped = dict(found.skipped)
+        if all(kind is None for kind in kinds):
+            self._refuse(found.paths[0])
+        if lost := kinds.count(None):
+            self.skipped["of no known format"] = lost
+        kept = [i for i, kind in enumerate(kinds) if kind is not None]
+        self.paths = tuple(found.paths[i] for i in kept)
+        self.names = tuple(found.names[i] for i in kept)
+        self.kinds = tuple(str(kinds[i]) for i in kept)
         self.kind = "code" if found.code else "files"
-        self.size = sum(p.stat().st_size for p in found.paths)
-        first = next((p for p in found.paths if found.is_table(p)), None)
+        self.size = sum(p.stat().st_size for p in self.paths)
+        shown = (choose.said(p, k) for p, k in zip(self.paths, self.kinds, strict=True))
+        self.format = ", ".join(sorted({s for s in shown if s}))
+        first = next((i for i, kind in enumerate(self.kinds) if kind != "text"), None)
         if first is not None:
-            rows = list(islice(tables.records(first, encoding=data.encoding), fields.SAMPLE))
+            path, lost_rows = self.paths[first], Drops()
+            rows = list(islice(choose.read(path, self.kinds[first], self.reading, lost_rows), fields.SAMPLE))
             if not rows:
-                raise DataError(f"{first} has no records", expected="at least one", next="check data=PATH")
-            self.fields = fields.detect(rows, roles=self.roles, given=self.given, where=str(first))
-        elif set(self.roles) != set(TEXT) or self.given:
-            want = ", ".join(dict.fromkeys((*self.roles, *self.given)))
-            raise DataError(
-                f"{config.path} is plain text, which has no columns for {want}",
-                expected="files of records (.jsonl .json .csv .tsv .parquet)",
-                next="remove `fields`, or give files of records",
+                raise DataError(
+                    f"{path} has no records{lost_rows.summary(' (', ')')}",
+                    expected="at least one",
+                    next="check data=PATH",
+                )
+            self.fields = fields.detect(
+                rows, roles=self.roles, given=self.given, where=str(path), extras=want.extras
             )
+        elif set(self.roles) != set(TEXT) or self.given:
+            self._refuse(self.paths[0])
 
-    def read(self, file: int) -> Iterator[Example]:
-        path, c = self.files.paths[file], self.config
-        if self.files.is_table(path):
-            rows = tables.records(path, encoding=c.encoding, columns=tuple(self.fields.values()))
-            return self._mapped(rows, file, str(path))
+    def _refuse(self, path: Path) -> NoReturn:
+        columns = ", ".join(dict.fromkeys((*self.roles, *self.given)))
+        raise DataError(
+            f"{path} is plain text, which has no columns for {columns}",
+            expected="files of records (.jsonl .json .csv .tsv .parquet), SQuAD JSON, CoNLL or CoNLL-U "
+            "columns, tab-separated cells, or lines of LABEL TEXT",
+            next="give such files, or say what it is: data.format=records, squad, conll, conllu or labelled",
+        )
+
+    def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:
+        path, kind, c = self.paths[file], self.kinds[file], self.config
+        if kind != "text":
+            columns = {n for column in self.fields.values() for n in (column, *fields.parts(column, ()))}
+            only = tuple(columns | {"title", "is_impossible", "answer_start"})
+            names = tables.class_names(path) if kind == "parquet" else {}
+            rows = choose.read(path, kind, self.reading, drops, only)
+            return self._mapped(rows, file, str(path), drops, names)
         parts = text.documents(path, encoding=c.encoding, unit=c.unit, separator=c.separator)
         return self._located(parts, file)
 
     def content(self, cache: Path, workers: int) -> object:
-        hashes = cached.hash_files(self.files.paths, cache, os.path.abspath(self.path), workers)
-        kinds = [text.plain_suffix(p) if self.files.is_table(p) else "text" for p in self.files.paths]
-        packed = [p.suffix.lower() if p.suffix.lower() in (".gz", ".zst") else "" for p in self.files.paths]
-        return [list(row) for row in zip(hashes, kinds, packed, strict=True)]
+        hashes = cached.hash_files(self.paths, cache, os.path.abspath(self.path), workers)
+        suffixes = [
+            text.plain_suffix(p) if k == "table" else "" for p, k in zip(self.paths, self.kinds, strict=True)
+        ]
+        packed = [p.suffix.lower() if p.suffix.lower() in (".gz", ".zst") else "" for p in self.paths]
+        return [list(row) for row in zip(hashes, self.kinds, suffixes, packed, strict=True)]
 
 
 class WorldSource(Source):
-    """The embedded world: `world` or `world:N`."""
+    """The embedded world: `world[:N][:VIEW]`."""
 
     kind = "world"
 
-    def __init__(self, config: SourceConfig, data: DataConfig, roles: Sequence[str]) -> None:
-        super().__init__(config, data, roles)
-        count = config.path.partition(":")[2]
-        if count and (not count.isdigit() or int(count) < 1):
+    def __init__(self, config: SourceConfig, data: DataConfig, want: Want) -> None:
+        from exnihilo.world import views
+
+        super().__init__(config, data, want)
+        count, view = "", want.view
+        for part in config.path.split(":")[1:]:
+            if part in views.VIEWS:
+                view = part
+            elif count or not part.isdigit() or int(part) < 1:
+                raise ConfigError(
+                    f"data={config.path}: {part!r} is no number of documents, and no view",
+                    expected=f"world, world:N, world:VIEW or world:N:VIEW, N >= 1; "
+                    f"views: {', '.join(views.VIEWS)}",
+                )
+            else:
+                count = part
+        if view not in views.VIEWS:
+            raise ConfigError(f"the world has no view {view!r}", expected=nearest(view, views.VIEWS))
+        if self.given:
+            raise ConfigError(f"data={config.path} has no columns to choose from", next="remove `fields`")
+        self.view, self.documents = view, views.VIEWS[view]
+        lacking = [role for role in self.roles if role not in self.documents.roles]
+        if lacking:
             raise ConfigError(
-                f"data={config.path}: {count!r} is no number of documents",
-                expected="world or world:N, N >= 1",
-            )
-        if set(self.roles) != set(TEXT) or self.given:
-            raise ConfigError(
-                f"data={config.path} yields plain text: it has no columns", next="remove `fields`"
+                f"data={config.path}: the world's view {view!r} has no {', '.join(lacking)}",
+                expected=f"its roles: {', '.join(self.documents.roles)}",
+                next="data=world:VIEW with another view: " + ", ".join(views.VIEWS),
             )
         self.count = int(count) if count else WORLD_DOCUMENTS
         self.names = ("world",)
+        self.format = "" if view == "stories" else f"its view {view!r}"
 
-    def read(self, file: int) -> Iterator[Example]:
+    def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:
         from exnihilo.world import World
 
-        for index, document in enumerate(World(0).stories(self.count)):
-            yield {"text": document.text, "_file": file, "_index": index}
+        wanted = {*self.roles, *self.want.extras}
+        index = 0
+        for document in World(0).stories(self.count):
+            for values in self.documents.make(document):
+                example = {role: value for role, value in values.items() if role in wanted}
+                if self.view != "stories":  # a group a story, the same in all views
+                    example["_group"] = document.text
+                yield {**example, "_file": file, "_index": index}
+                index += 1
 
     def content(self, cache: Path, workers: int) -> object:
         # the generator's own source is its content: another version may tell other stories
@@ -181,7 +249,7 @@ class WorldSource(Source):
 
         room = Path(exnihilo.world.__path__[0])
         sources = sorted(room.rglob("*.py"))
-        return ["world", self.count, *cached.hash_files(sources, cache, str(room), workers)]
+        return ["world", self.count, self.view, *cached.hash_files(sources, cache, str(room), workers)]
 
 
 class HubSource(Source):
@@ -189,23 +257,38 @@ class HubSource(Source):
 
     kind = "hub"
 
-    def __init__(self, config: SourceConfig, data: DataConfig, roles: Sequence[str]) -> None:
-        super().__init__(config, data, roles)
+    def __init__(self, config: SourceConfig, data: DataConfig, want: Want) -> None:
+        super().__init__(config, data, want)
         self.names = (config.path,)
         self.rows = _load_hub(config.path)
         sample = [self.rows[i] for i in range(min(fields.SAMPLE, len(self.rows)))]
         if not sample:
             raise DataError(f"{config.path} has no records", expected="at least one", next="check its split")
-        self.fields = fields.detect(sample, roles=self.roles, given=self.given, where=config.path)
+        self.fields = fields.detect(
+            sample, roles=self.roles, given=self.given, where=config.path, extras=want.extras
+        )
+        self.class_names = _class_names(self.rows.features)
 
-    def read(self, file: int) -> Iterator[Example]:
-        return self._mapped(iter(self.rows), file, self.path)
+    def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:
+        return self._mapped(iter(self.rows), file, self.path, drops, self.class_names)
 
     def content(self, cache: Path, workers: int) -> object:
         arrow = [Path(f["filename"]) for f in self.rows.cache_files]
         if arrow:
             return ["hub", len(self.rows), *cached.hash_files(arrow, cache, self.path, workers)]
         return ["hub", cached.digest([list(map(str, row.items())) for row in self.rows])]
+
+
+def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Column -> names of its integer ids, as the data set's features tell them."""
+    out = {}
+    for column, feature in features.items():
+        feature = feature[0] if isinstance(feature, list) and feature else feature
+        feature = getattr(feature, "feature", feature)
+        names = getattr(feature, "names", None)
+        if names:
+            out[column] = list(names)
+    return out
 
 
 def _load_hub(path: str) -> Any:
@@ -285,27 +368,48 @@ def settle(config: DataConfig, cache: Path | None = None) -> DataConfig:
     return config.model_copy(update={"sources": sources})
 
 
+def inherit(val: DataConfig, data: DataConfig) -> DataConfig:
+    """The validation data's settings; how files are read is as for `data` where it says nothing."""
+    plain = DataConfig()
+    keys = ("format", "columns", "header", "quotes", "fields")
+    kept = {k: getattr(data, k) for k in keys if getattr(val, k) == getattr(plain, k)}
+    return val.model_copy(update=kept)
+
+
 def open_source(
-    config: SourceConfig, data: DataConfig, *, roles: Sequence[str] = TEXT, cache: Path | None = None
+    config: SourceConfig,
+    data: DataConfig,
+    *,
+    roles: Sequence[str] = TEXT,
+    extras: Sequence[str] = (),
+    view: str = "stories",
+    cache: Path | None = None,
 ) -> Source:
     """One source. Standard input is copied into the cache first, so that it can be read again."""
-    path = config.path
+    path, want = config.path, Want(tuple(roles), tuple(extras), view)
     if path == "-":
         path = str(_standard_input(cache))
     if path == "world" or path.startswith("world:"):
-        return WorldSource(config, data, roles)
+        return WorldSource(config, data, want)
     if path.startswith("hub:"):
-        return HubSource(config, data, roles)
-    return FileSource(config, data, roles, files.find(path, encoding=data.encoding))
+        return HubSource(config, data, want)
+    return FileSource(config, data, want, files.find(path, encoding=data.encoding))
 
 
 def open_sources(
-    config: DataConfig, *, roles: Sequence[str] = TEXT, cache: Path | None = None
+    config: DataConfig,
+    *,
+    roles: Sequence[str] = TEXT,
+    extras: Sequence[str] = (),
+    view: str = "stories",
+    cache: Path | None = None,
 ) -> list[Source]:
     """The sources of a configuration, under names that differ.
 
     Args:
         roles: what each example must have; `text` for documents.
+        extras: roles that are read where the data has them.
+        view: which view of the embedded world gives these roles.
         cache: where standard input is kept.
 
     Raises:
@@ -325,7 +429,7 @@ def open_sources(
         raise ConfigError(f"two sources have one name: {', '.join(named)}", next="give each its own `name`")
     out: list[Source] = []
     for entry in config.sources:
-        source = open_source(entry, config, roles=roles, cache=cache)
+        source = open_source(entry, config, roles=roles, extras=extras, view=view, cache=cache)
         taken, base, n = {s.name for s in out} | ({*named} - {entry.name}), source.name, 1
         while source.name in taken:
             n += 1

@@ -2,13 +2,18 @@
 
     plan = make(source.examples(), fraction=0.05, plain=True)
     for example, side in plan.assign(source.examples()):
-        ...     # side None: plan.side(document_hash(example))
+        ...     # side None: plan.side(group_hash(example))
 
 A document is held out where its hash, as a number in [0, 1), is below the fraction. So it does not matter in
 which file or order it comes, equal documents stand on one side, and adding documents moves none.
 
+Examples that share what they are about are a *group*, and a group stands on one side: the questions about one
+article or context, the candidates for one query, the hypotheses of one premise, all that is asked about one
+story of the world. What an example's answer is (its label, tags, answers) does not matter.
+
 Few documents (below `FEW`), or many that are all alike, cannot be divided so. Then the last part of the text
-is held out: with ``val_fraction=0.1`` exactly the last tenth of its characters. And where no hash falls on
+is held out: with ``val_fraction=0.1`` exactly the last tenth of its characters (of few groups: whole groups,
+the last ones). And where no hash falls on
 one side, the nearest one is moved there. The report says which of these was done: no side is left empty in
 silence.
 """
@@ -17,7 +22,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -27,13 +33,36 @@ from exnihilo.errors import DataError
 FEW = 20
 TRAIN, VAL = 0, 1
 SIDES = ("train", "val")
+SUBJECTS = ("context", "query", "a", "words", "text")
+"""What an example is about: the first of these roles that it has makes its group."""
+ANSWERS = frozenset({"label", "score", "tags", "spans", "answers", "id"})
+"""Roles that are no input."""
 
 
 def document_hash(example: Example) -> int:
     """64 bits of a document's content: of its first part, where it comes in parts."""
-    body = example.get("text")
-    if not isinstance(body, str) or any(k != "text" and k[0] != "_" for k in example):
-        roles = {k: v for k, v in example.items() if k[0] != "_"}
+    return _hash({k: v for k, v in example.items() if k[0] != "_"})
+
+
+def inputs_hash(example: Example) -> int:
+    """64 bits of what a model is given, without the answer: finds examples that occur twice."""
+    return _hash({k: v for k, v in example.items() if k[0] != "_" and k not in ANSWERS})
+
+
+def group_hash(example: Example) -> int:
+    """64 bits of what an example is about (see above): decides its side. Of plain documents: of the text."""
+    if isinstance(group := example.get("_group"), str):
+        return text_hash(utf8(group))
+    for role in SUBJECTS:
+        value = example.get(role)
+        if isinstance(value, (str, list)) and value:
+            return text_hash(utf8(value if isinstance(value, str) else " ".join(map(str, value))))
+    return inputs_hash(example)
+
+
+def _hash(roles: Mapping[str, Any]) -> int:
+    body = roles.get("text")
+    if not isinstance(body, str) or len(roles) > 1:
         body = json.dumps(roles, sort_keys=True, ensure_ascii=False, default=str)
     return text_hash(utf8(body))
 
@@ -56,23 +85,28 @@ class SplitPlan:
     """How one source is divided.
 
     Attributes:
-        mode: ``none`` (all is training data), ``hash``, or ``tail`` (the last part is held out).
+        mode: ``none`` (all is training data), ``hash``, ``groups`` (those in `held` are held out), or
+            ``tail`` (the last part is held out).
         fraction: share that is to be held out.
         moved: a hash that was moved to the side that would have been empty.
         cut: tail only: how many characters (documents, where they have several fields) are training data.
         unit: of `cut`.
         note: one sentence for the report.
+        held: groups only: the hashes of the groups that are held out.
     """
 
-    mode: Literal["none", "hash", "tail"]
+    mode: Literal["none", "hash", "groups", "tail"]
     fraction: float
     moved: int | None = None
     cut: int = 0
     unit: Literal["characters", "documents"] = "characters"
     note: str = ""
+    held: tuple[int, ...] = ()
 
     def side(self, hash_: int) -> int:
-        """Side of a document by its hash (modes `none` and `hash`)."""
+        """Side of a document by the hash of its group (every mode but `tail`)."""
+        if self.mode == "groups":
+            return VAL if hash_ in self.held else TRAIN
         held_out = hash_ < self.fraction * 2.0**64
         return VAL if held_out != (hash_ == self.moved) else TRAIN
 
@@ -122,28 +156,36 @@ def make(examples: Iterable[Example], *, fraction: float, plain: bool, where: st
     trial = SplitPlan("hash", fraction)
     documents, size = 0, 0
     extremes: dict[int, int] = {}  # side -> the hash on it that is nearest to the other side
+    groups: Counter[int] = Counter()  # documents of each group, as long as groups are few
     first, alike = None, True
     for example in examples:
         size += len(example["text"]) if plain else 1
         if not begins(example):
             continue
         documents += 1
-        hash_ = document_hash(example)
+        hash_ = group_hash(example)
         first = hash_ if first is None else first
         alike = alike and hash_ == first
         side = trial.side(hash_)
         nearest = min if side == TRAIN else max
         extremes[side] = nearest(extremes.get(side, hash_), hash_)
-        if documents >= FEW and len(extremes) == 2:
-            return SplitPlan("hash", fraction, note=f"{fraction:.3g} of the documents, by hash")
+        if len(groups) < FEW or hash_ in groups:
+            groups[hash_] += 1
+        if (documents if plain else len(groups)) >= FEW and len(extremes) == 2:
+            what = "documents" if plain else "examples"
+            return SplitPlan("hash", fraction, note=f"{fraction:.3g} of the {what}, by hash")
     if documents == 0:
         raise DataError(
             f"{where} has no documents", expected="at least one with text in it", next="check data=PATH"
         )
+    if not plain and documents > len(groups) > 1 and len(groups) < FEW:
+        return _by_groups(groups, fraction)
     if documents < FEW:
         why = f"{documents} document{'s' * (documents > 1)}: fewer than {FEW}"
     elif alike:
         why = f"{documents} documents, all of them equal"
+        if not plain:
+            why = f"{documents} examples, all of one group: what they are about is on both sides"
     else:
         present, hash_ = next(iter(extremes.items()))
         note = f"by hash; one document was moved to {SIDES[1 - present]}, which would have been empty"
@@ -158,3 +200,21 @@ def make(examples: Iterable[Example], *, fraction: float, plain: bool, where: st
     unit = "characters" if plain else "documents"
     note = f"the last {size - cut:,} of {size:,} {unit} ({why})"
     return SplitPlan("tail", fraction, cut=cut, unit=unit, note=note)
+
+
+def _by_groups(groups: Counter[int], fraction: float) -> SplitPlan:
+    """The last groups, of as many examples as comes nearest to the fraction; one at least, not all."""
+    order, whole = list(groups), groups.total()
+    held: list[int] = []
+    count = 0
+    for hash_ in reversed(order[1:]):
+        over = count + groups[hash_] - fraction * whole
+        if held and over > fraction * whole - count:
+            break
+        held.append(hash_)
+        count += groups[hash_]
+    note = (
+        f"the last {len(held)} of {len(order)} groups, {count:,} of {whole:,} examples "
+        f"({len(order)} groups: fewer than {FEW})"
+    )
+    return SplitPlan("groups", fraction, held=tuple(held), note=note)

@@ -8,10 +8,8 @@ larger than any block size; Parquet with pyarrow, batch by batch. Every error na
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from exnihilo.data.formats import delimited
+from exnihilo.data.formats.reading import Reading, lines_of
 from exnihilo.data.text import plain_suffix, strings
 from exnihilo.errors import DataError
 
@@ -26,7 +26,6 @@ Record = Mapping[str, Any]
 SUFFIXES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"})
 
 _WHOLE_JSON = 256 << 20  # characters of a file that is one JSON object, and so must be held whole
-_HEADER_CELL = 200  # characters: a longer cell in the first row means that the file has no header
 
 
 def records(
@@ -43,13 +42,14 @@ def records(
     """
     suffix = plain_suffix(path)
     if suffix == ".parquet":
-        yield from _parquet(path, columns)
+        yield from parquet(path, columns)
     elif suffix in (".csv", ".tsv"):
-        yield from _csv(path, strings(path, encoding), "\t" if suffix == ".tsv" else None)
+        reading = Reading(encoding)
+        yield from delimited.read(path, strings(path, encoding), reading, None, tabs=suffix == ".tsv")
     elif suffix == ".json":
-        yield from _json(path, strings(path, encoding))
+        yield from json_records(path, strings(path, encoding))
     else:
-        yield from _jsonl(path, _lines(strings(path, encoding)))
+        yield from jsonl(path, strings(path, encoding))
 
 
 def header(path: Path, *, encoding: str = "utf-8") -> list[str]:
@@ -59,24 +59,9 @@ def header(path: Path, *, encoding: str = "utf-8") -> list[str]:
     return list(next(iter(records(path, encoding=encoding)), {}))
 
 
-def _lines(source: Iterator[str]) -> Iterator[str]:
-    """Lines with their ends; only "\\n" ends one."""
-    rest: list[str] = []
-    for block in source:
-        lines = block.split("\n")
-        if len(lines) == 1:
-            rest.append(block)
-            continue
-        yield "".join(rest) + lines[0] + "\n"
-        for line in lines[1:-1]:
-            yield line + "\n"
-        rest = [lines[-1]]
-    if last := "".join(rest):
-        yield last
-
-
-def _jsonl(path: Path, lines: Iterator[str]) -> Iterator[Record]:
-    for number, line in enumerate(lines, 1):
+def jsonl(path: Path, source: Iterator[str]) -> Iterator[Record]:
+    """One JSON value a line."""
+    for number, line in enumerate(lines_of(source), 1):
         if line.isspace():
             continue
         try:
@@ -107,24 +92,32 @@ def _broken(path: Path, place: str, error: Exception, text: str) -> DataError:
     )
 
 
-def _json(path: Path, source: Iterator[str]) -> Iterator[Record]:
+def json_records(path: Path, source: Iterator[str]) -> Iterator[Record]:
     """A list of records, one object that holds such a list, or JSON lines under the wrong suffix."""
     text = ""
     for text in source:
         if text := text.lstrip():
             break
     if text.startswith("["):
-        yield from _array(path, text[1:], source)
+        yield from (_record(path, f"record {n}", v) for n, v in enumerate(array(path, text[1:], source), 1))
         return
     if not text.startswith("{"):
-        yield from _jsonl(path, _lines(chain([text], source)))
+        yield from jsonl(path, chain([text], source))
         return
     held = [text]
     first, newline, rest = text.partition("\n")
     if newline and rest.lstrip().startswith("{") and _complete(first):
-        yield from _jsonl(path, _lines(chain(held, source)))
+        yield from jsonl(path, chain(held, source))
         return
-    size = len(text)
+    value = whole_object(path, chain(held, source))
+    lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]
+    yield from lists[0] if len(lists) == 1 else [value]
+
+
+def whole_object(path: Path, source: Iterable[str]) -> dict[str, Any]:
+    """A file that is one JSON object."""
+    held: list[str] = []
+    size = 0
     for block in source:
         held.append(block)
         size += len(block)
@@ -137,9 +130,8 @@ def _json(path: Path, source: Iterator[str]) -> Iterator[Record]:
     try:
         value = json.loads("".join(held))
     except ValueError as error:
-        raise _broken(path, "the object", error, text) from error
-    lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]
-    yield from lists[0] if len(lists) == 1 else [value]
+        raise _broken(path, "the object", error, "".join(held[:1])) from error
+    return value if isinstance(value, dict) else {"text": value}
 
 
 def _complete(text: str) -> bool:
@@ -150,7 +142,8 @@ def _complete(text: str) -> bool:
     return True
 
 
-def _array(path: Path, text: str, source: Iterator[str]) -> Iterator[Record]:
+def array(path: Path, text: str, source: Iterator[str], what: str = "record") -> Iterator[Any]:
+    """The values of a JSON list, one after another; `text` and `source` are what follows its bracket."""
     decode = json.JSONDecoder().raw_decode
     number, at, done = 1, 0, False
 
@@ -173,59 +166,18 @@ def _array(path: Path, text: str, source: Iterator[str]) -> Iterator[Record]:
         if at == len(text):
             if more(1):
                 continue
-            raise _broken(path, f"record {number}", ValueError("the list has no end"), text[-60:])
+            raise _broken(path, f"{what} {number}", ValueError("the list has no end"), text[-60:])
         if text[at] == "]":
             return
         try:
             value, end = decode(text, at)
         except ValueError as error:
             if not more(max(1 << 20, len(text) - at)):
-                raise _broken(path, f"record {number}", error, text[at:]) from error
+                raise _broken(path, f"{what} {number}", error, text[at:]) from error
             continue
         at = end
-        yield _record(path, f"record {number}", value)
+        yield value
         number += 1
-
-
-def _csv(path: Path, source: Iterator[str], delimiter: str | None) -> Iterator[Record]:
-    lines = _lines(source)
-    first = next(lines, "")
-    if delimiter is None:
-        delimiter = max(",;\t", key=first.count)
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    literal = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # tab-separated files do not quote
-    rows = csv.reader(chain([first], lines), delimiter=delimiter, strict=True, quoting=literal)
-    names: list[str] = []
-    number, headless = 0, False
-    try:
-        for number, row in enumerate(rows, 1):
-            if not row:
-                continue
-            if not names:
-                headless = _headless(row)
-                names = [f"column_{i}" for i in range(1, len(row) + 1)] if headless else row
-                if not headless:
-                    continue
-            if len(row) != len(names) and not (headless and len(row) > len(names)):
-                raise DataError(
-                    f"{path}, row {number}: {len(row)} cells under {len(names)} columns",
-                    expected=f"the columns {', '.join(names)}",
-                    next="correct the row (a cell with a delimiter or a line break needs quotes)",
-                )
-            yield dict(zip(names, row, strict=False))
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, row {number + 1}: broken CSV ({error})",
-            expected=f'cells divided by {delimiter!r}, quoted with "',
-            next="correct the row; a file that ends inside quotes was cut short",
-        ) from error
-
-
-def _headless(row: list[str]) -> bool:
-    def bad(cell: str) -> bool:
-        return not cell.strip() or len(cell) > _HEADER_CELL or cell.replace(".", "").lstrip("-").isdigit()
-
-    return len(set(row)) < len(row) or any(map(bad, row))
 
 
 def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
@@ -233,6 +185,22 @@ def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise _bad_parquet(path, error) from error
+
+
+def class_names(path: Path) -> dict[str, list[str]]:
+    """Column -> names of its integer ids, where a Parquet file that `datasets` wrote tells them."""
+    try:
+        features = json.loads((_open_parquet(path).schema_arrow.metadata or {})[b"huggingface"])
+        columns = features["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    out = {}
+    for column, feature in columns.items():
+        while isinstance(feature, (dict, list)) and "names" not in feature:
+            feature = feature[0] if isinstance(feature, list) and feature else feature.get("feature")  # type: ignore[union-attr]
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+            out[column] = list(map(str, feature["names"]))
+    return out
 
 
 def _bad_parquet(path: Path, error: Exception) -> DataError:
@@ -243,7 +211,8 @@ def _bad_parquet(path: Path, error: Exception) -> DataError:
     )
 
 
-def _parquet(path: Path, columns: tuple[str, ...] | None) -> Iterator[Record]:
+def parquet(path: Path, columns: tuple[str, ...] | None) -> Iterator[Record]:
+    """The rows of a Parquet file, batch by batch."""
     with _open_parquet(path) as file:
         names = file.schema_arrow.names
         chosen = [c for c in columns if c in names] if columns else None

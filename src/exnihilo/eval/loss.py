@@ -11,7 +11,7 @@ different tokenizers comparable: Σ nll / ln 2 / Σ bytes, over all predicted to
 bits and has no bytes).
 
 Nothing is changed by looking: each module's training mode, all random states and the gradients are as they
-were, and an objective that draws (masks) draws the same at every evaluation.
+were, and an objective that draws (masks) draws the same at every evaluation (`objective.draws`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,12 +30,15 @@ from exnihilo.data.collate import simplify
 from exnihilo.errors import DataError, UsageError
 from exnihilo.eval.metrics import Totals
 from exnihilo.infer.decoder import Frozen
+from exnihilo.objective import draws
 from exnihilo.objective.base import Batch, Objective
 from exnihilo.objective.causal_lm import CausalLM, shift
 
 if TYPE_CHECKING:
+    from exnihilo.codec.base import Codec
     from exnihilo.data.dataset import Dataset
     from exnihilo.model.model import Model
+    from exnihilo.parallel.mesh import World
 
 _BYTES = "@bytes"  # bytes of the predicted tokens, kept beside the terms like a slice of one
 _SEED = 0  # of what an objective draws while it is evaluated
@@ -52,8 +55,8 @@ def evaluate(
     micro_rows: int,
     max_tokens: int | None = None,
     token_bytes: np.ndarray | None = None,
-    rank: int = 0,
-    world: int = 1,
+    codec: Codec | None = None,
+    world: World | None = None,
 ) -> dict[str, float]:
     """Loss of a model over a dataset.
 
@@ -67,7 +70,8 @@ def evaluate(
         max_tokens: read about this many at most, in whole rows spread evenly over the dataset, the same at
             every call.
         token_bytes: UTF-8 bytes of each id (`Codec.token_bytes`), for "bpb"; of use to causal_lm only.
-        rank, world: this worker's number and how many there are; all must call, all get the same figures.
+        codec: the tokenizer, for objectives that draw masks or negatives.
+        world: the workers, where there are several; all must call, all get the same figures.
 
     Returns:
         "loss" (terms times their weights, nats), "tokens" (predicted tokens), "bpb", "loss@SOURCE" where
@@ -76,11 +80,12 @@ def evaluate(
     Raises:
         DataError: no rows, or none with anything to predict.
     """
-    if micro_rows < 1 or (max_tokens is not None and max_tokens < 1) or not 0 <= rank < world:
+    if micro_rows < 1 or (max_tokens is not None and max_tokens < 1):
         raise UsageError(
-            f"micro_rows={micro_rows}, max_tokens={max_tokens}, rank={rank}, world={world}",
-            expected="micro_rows and max_tokens of 1 or above, 0 <= rank < world",
+            f"micro_rows={micro_rows}, max_tokens={max_tokens}",
+            expected="micro_rows and max_tokens of 1 or above",
         )
+    rank, size = (world.rank, world.size) if world is not None else (0, 1)
     device, dtype = torch.device(device), _dtype(dtype)
     rows = spread(dataset.rows, None if max_tokens is None else math.ceil(max_tokens / dataset.context))
     if not len(rows):
@@ -98,8 +103,8 @@ def evaluate(
         stack.enter_context(frozen())
         if dtype != torch.float32:
             stack.enter_context(torch.autocast(device.type, dtype=dtype))
-        for mine, counted in _turns(rows, micro_rows, rank, world):
-            columns = simplify(dataset.batch(mine))
+        for mine, counted in _turns(rows, micro_rows, rank, size):
+            columns = simplify(draws.draw(objective, dataset, mine, codec=codec))
             if not by_source:
                 columns.pop("source", None)
             batch = {name: torch.as_tensor(column, device=device) for name, column in columns.items()}
@@ -108,8 +113,9 @@ def evaluate(
                 totals.add(_floats(sums), _floats(counts))
                 if bytes_V is not None:
                     totals.add({_BYTES: _predicted_bytes(batch, bytes_V)}, {_BYTES: 1})
-    if world > 1:
-        totals = _over_workers(totals, device)
+    if world is not None and world.size > 1:
+        # a worker may have met sources that another did not
+        totals = Totals().merge(Totals(*told) for told in world.gather([totals.sums, totals.counts]))
     return _figures(objective, dataset, totals)
 
 
@@ -144,15 +150,6 @@ def _predicted_bytes(batch: Batch, bytes_V: Tensor) -> float:
     _, targets_BT = shift(batch)
     kept_BT = targets_BT >= 0
     return float((bytes_V[targets_BT.clamp(min=0)] * kept_BT).sum())
-
-
-def _over_workers(totals: Totals, device: torch.device) -> Totals:
-    """The totals of all workers; a worker may have met sources that another did not."""
-    import torch.distributed as dist
-
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, (totals.sums, totals.counts))
-    return Totals().merge(Totals(*pair) for pair in gathered)
 
 
 def _figures(objective: Objective, dataset: Dataset, totals: Totals) -> dict[str, float]:

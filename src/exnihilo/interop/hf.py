@@ -7,31 +7,62 @@ What a family's configuration and tensors are called there is in model/families/
 format only. What cannot be obeyed is refused by name: a model type, an option, a tensor too many or too
 few. Weights are read from safetensors alone, never from pickles.
 
+An encoder is written as the class of transformers that has its heads, with the names of its labels. What that
+class has no room for is kept in ``exnihilo.safetensors`` beside it (config.json says what), so that this
+project reads back the whole model; transformers reads the rest. With the head ``embedding`` the folder is
+also one of sentence-transformers.
+
 Format: transformers 4.57 .. 5 (config.json has the words of both).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
 from exnihilo import codec as codecs
+from exnihilo import log
 from exnihilo.codec.base import Codec
 from exnihilo.config import ModelConfig
 from exnihilo.errors import ConfigError, ModelError
+from exnihilo.interop import labels, sentence
 from exnihilo.interop.files import read_json, write, write_json
+from exnihilo.interop.tensors import (
+    INDEX,
+    WEIGHTS,
+    from_hf_tensors,
+    leftover,
+    read_as,
+    read_file,
+    read_tensors,
+    to_hf,
+    written_as,
+)
 from exnihilo.model import Model, build, resolve
 from exnihilo.model.family import Family, find, names
+from exnihilo.model.model import fill_ties
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+__all__ = [
+    "INDEX",
+    "WEIGHTS",
+    "config_from_hf",
+    "config_to_hf",
+    "from_hf",
+    "load",
+    "read_tensors",
+    "save",
+    "to_hf",
+]
+
+MORE = "exnihilo.safetensors"
+OBJECTIVE = "objective.json"
+_WORDS = {"exnihilo": dict, "architectures": list, "layer_types": list, "rope_parameters": dict}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,42 +73,56 @@ def save(
     *,
     dtype: str | torch.dtype | None = None,
     extra: Mapping[str, Any] | None = None,
+    objective: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder that transformers reads; files appear whole or not at all.
 
     Args:
-        model: its head "tokens" is written; tied weights once.
+        model: all of it is written; tied weights once.
         codec: its tokenizer files and special ids are written too; None: weights and configuration alone.
         folder: made if absent; files of the same names are replaced.
         dtype: fp32, bf16, fp16 or a torch dtype; default: what the weights have.
         extra: JSON values that only this project reads, under the key "exnihilo" of config.json.
+        objective: what the model was trained for, as in objective.json (``objective``, ``options``,
+            ``facts``): names its labels in config.json, and is written beside it.
 
     Raises:
         ModelError: the folder cannot be written.
     """
     folder = Path(folder)
     kind = _dtype(dtype) if dtype is not None else next(model.parameters()).dtype
-    state = to_hf(model.config, model.state_dict())
-    tensors = {name: value.detach().to("cpu", kind).contiguous() for name, value in state.items()}
-    ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    if codec is not None:
-        ids = {"bos_token_id": codec.bos_id, "eos_token_id": codec.eos_id, "pad_token_id": codec.pad_id}
+    state = model.state_dict(keep_vars=True)
 
-    def weights(path: Path) -> None:
+    def ready(given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.detach().to("cpu", kind).contiguous() for name, value in given.items()}
+
+    tensors, more = ready(to_hf(model.config, state)), ready(leftover(model.config, state))
+    ids = _ids(codec, find(model.config.family))
+
+    def weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         try:
-            save_file(tensors, path, metadata={"format": "pt"})
+            save_file(dict(tensors), path, metadata={"format": "pt"})
         except SafetensorError as error:  # the library wraps what the disk says
             raise OSError(str(error)) from error
 
     config = {**config_to_hf(model.config, str(kind).removeprefix("torch.")), **ids}
-    config["exnihilo"] = {"dropout": model.config.dropout, **(extra or {})}
+    config |= labels.words(model.config, written_as(model.config), objective)
+    config["exnihilo"] = {"dropout": model.config.dropout, **_own(model.config, more), **(extra or {})}
     if codec is not None:
         codec.save(folder, model_max_length=model.config.context)
-    makers = {
-        WEIGHTS: weights,
-        "generation_config.json": write_json(ids),
-        "config.json": write_json(config),  # last: a folder with a config.json is complete
-    }
+        if not model.config.segments:
+            _without_segments(folder / "tokenizer_config.json")
+    makers: dict[str, Callable[[Path], None]] = {WEIGHTS: lambda path: weights(tensors, path)}
+    if more:
+        makers[MORE] = lambda path: weights(more, path)
+        log.say(f"transformers has no place for {labels.listed(more)}: kept in {folder / MORE}")
+    if objective is not None:
+        makers[OBJECTIVE] = write_json(dict(objective))
+    if not find(model.config.family).encoder:
+        makers["generation_config.json"] = write_json(ids)
+    if "embedding" in model.config.outputs:
+        sentence.save(folder, model.config, objective)
+    makers["config.json"] = write_json(config)  # last: a folder with a config.json is complete
     write(folder, makers)
 
 
@@ -97,9 +142,18 @@ def load(
     folder = Path(folder)
     theirs = read_json(folder / "config.json")
     config, state = from_hf(theirs, read_tensors(folder))
+    if (theirs.get("exnihilo") or {}).get("only_here"):
+        state |= read_file(folder / MORE)
     model = build(config, device="meta")
     model.to_empty(device=device).to(_dtype(dtype))
-    model.load_state_dict(state, strict=True)
+    try:
+        model.load_state_dict(fill_ties(model, state), strict=True)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{folder / MORE} does not fit config.json: {error}",
+            expected="what was written with it",
+            next="export the folder again",
+        ) from error
     codec = None
     if (folder / "tokenizer.json").exists():
         codec = codecs.load(folder)
@@ -112,77 +166,70 @@ def load(
     return model.eval(), codec
 
 
-def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under their names and shapes. A tied output matrix is left out, as transformers does."""
-    family = find(config.family)
-    out: dict[str, Tensor] = {}
-    for theirs, ours, transposed in _tensors(family, config):
-        parts = [state[name] for name in ours]
-        value = torch.cat(parts) if len(parts) > 1 else parts[0]
-        out[theirs] = value.t() if transposed else value
-    return out
-
-
-def from_hf(theirs: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Their configuration and tensors as `Model.load_state_dict` takes them, checked by name and shape."""
-    config = config_from_hf(theirs)
-    family = find(config.family)
-    state = {name: value for name, value in state.items() if not name.endswith(family.ignored)}
-    first = family.renames[0].theirs
-    if family.prefix and first not in state and first.removeprefix(family.prefix) in state:
-        state = {k if k == family.head else family.prefix + k: v for k, v in state.items()}
-    if config.tied:
-        _check_tied(state.pop(family.head, None), state.get(first), family)
-    expected = _tensors(family, config)
-    known = {name for name, _, _ in expected}
-    missing, unexpected = sorted(known - set(state)), sorted(set(state) - known)
-    if missing or unexpected:
-        said = {"missing": missing, "unexpected": unexpected}
-        listed = "; ".join(f"{what} {_few(tensors)}" for what, tensors in said.items() if tensors)
-        raise ModelError(
-            f"tensors do not fit a {family.model_type} of {config.depth} layers: {listed}",
-            expected=f"{len(known)} tensors, got {len(state)}",
-            next="check config.json against the weights",
-        )
-    shapes = {name: p.shape for name, p in build(config, device="meta").state_dict().items()}
-    out: dict[str, Tensor] = {}
-    for name, ours, transposed in expected:
-        value = state[name].t() if transposed else state[name]
-        rows = [shapes[o][0] for o in ours]
-        wanted = (sum(rows), *shapes[ours[0]][1:])
-        if tuple(value.shape) != wanted:
-            shown = tuple(reversed(wanted)) if transposed else wanted
-            raise ModelError(
-                f"{name} has shape {tuple(state[name].shape)}",
-                expected=f"{shown}, from config.json",
-                next="check config.json against the weights",
-            )
-        out.update(zip(ours, value.split(rows), strict=True))
-    if config.tied:
-        out["heads.tokens.weight"] = out["front.tokens.weight"]
-    return config, out
+def from_hf(
+    theirs: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+    """Their configuration and tensors as `Model.load_state_dict` takes them, checked by name and shape. What
+    ``exnihilo.safetensors`` holds is not among them."""
+    return from_hf_tensors(theirs, state, config_from_hf(theirs))
 
 
 def config_to_hf(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
-    """config.json of a resolved configuration, special ids left out."""
+    """config.json of a resolved configuration, special ids and labels left out."""
     config = resolve(config)
-    family = find(config.family)
+    family, architecture = find(config.family), written_as(config)
     return {
-        "architectures": [family.architecture],
+        "architectures": [architecture.name if architecture else family.architecture],
         "model_type": family.model_type,
         **{theirs: getattr(config, ours) for theirs, ours in family.keys.items()},
         **family.fixed,
         **family.more(config),
         "initializer_range": 0.02,
-        "use_cache": True,
+        **({} if family.encoder else {"use_cache": True}),
         "torch_dtype": dtype,
         "dtype": dtype,
     }
 
 
+def _ids(codec: Codec | None, family: Family) -> dict[str, int | None]:
+    """Special ids; an encoder's first and last tokens are [CLS] and [SEP]."""
+    begin, end, pad = (None, None, None) if codec is None else (codec.bos_id, codec.eos_id, codec.pad_id)
+    ids = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": pad}
+    return ids | ({"cls_token_id": begin, "sep_token_id": end} if family.encoder else {})
+
+
+def _without_segments(path: Path) -> None:
+    """A model without segments refuses the column that a tokenizer for them would give it."""
+    words = read_json(path)
+    if "token_type_ids" in words.get("model_input_names", ()):
+        words["model_input_names"] = [n for n in words["model_input_names"] if n != "token_type_ids"]
+        write(path.parent, {path.name: write_json(words)})
+
+
+def _own(config: ModelConfig, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an encoder's configuration transformers has no words for."""
+    if not find(config.family).encoder:
+        return {}
+    own: dict[str, Any] = {"outputs": list(config.outputs)}
+    if config.labels is not None:
+        own["labels"] = config.labels
+    if config.crf:
+        own["crf"] = True
+    if more:
+        own["only_here"] = sorted(more)
+    return own
+
+
 def config_from_hf(theirs: Mapping[str, Any]) -> ModelConfig:
     """A resolved configuration from config.json; what cannot be obeyed is refused by name."""
     family = _family(theirs.get("model_type"))
+    for key, kind in _WORDS.items():
+        if theirs.get(key) is not None and not isinstance(theirs[key], kind):
+            raise ModelError(
+                f"config.json: {key} is {theirs[key]!r:.60}",
+                expected="a list" if kind is list else "a JSON object",
+                next="fetch or export the folder again",
+            )
     if theirs.get("quantization_config"):
         raise ModelError("config.json: quantization_config is set", expected="weights that are not quantised")
     for key, value in family.fixed.items():
@@ -199,7 +246,9 @@ def config_from_hf(theirs: Mapping[str, Any]) -> ModelConfig:
     read = dict(theirs)
     if "dropout" in own:  # written here: theirs then says less
         fields["dropout"] = own["dropout"]
-        read["attention_dropout"] = 0.0
+        if not family.encoder:
+            read["attention_dropout"] = 0.0
+    fields |= labels.fields(theirs, read_as(theirs, family, ()))
     try:
         fields |= {k: v for k, v in family.read(read).items() if k not in fields}
         return resolve(ModelConfig(family=family.name, **fields))
@@ -220,56 +269,6 @@ def _check_keys(found: Mapping[str, Any], family: Family) -> None:
             raise ModelError(f"config.json: {key} is {found[key]!r}", expected="a whole number")
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, on the CPU, from model.safetensors or from the shards of its index."""
-    files = [folder / WEIGHTS]
-    if not files[0].exists() and (folder / INDEX).exists():
-        listed = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(listed, dict) or not listed:
-            raise ModelError(f"{folder / INDEX} has no weight_map", expected="tensor names and their files")
-        files = [folder / Path(str(name)).name for name in sorted(set(listed.values()))]
-    out: dict[str, Tensor] = {}
-    for file in files:
-        if not file.exists():
-            found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-            raise ModelError(
-                f"{file} does not exist; found: {', '.join(found) or 'nothing'}",
-                expected=f"{WEIGHTS}, or shards with {INDEX}",
-                next="save the weights as safetensors; pickled weights (.bin, .pt) are never loaded",
-            )
-        try:
-            with safe_open(file, "pt") as reader:
-                out |= {name: reader.get_tensor(name) for name in reader.keys()}
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{file} ({file.stat().st_size} bytes) is cut short or altered: {error}",
-                expected="a whole safetensors file",
-                next="fetch or export it again",
-            ) from error
-    return out
-
-
-def _tensors(family: Family, config: ModelConfig) -> list[tuple[str, tuple[str, ...], bool]]:
-    """(their name, our names, transposed) of every tensor in the file."""
-    out: list[tuple[str, tuple[str, ...], bool]] = []
-    for rule in family.renames:
-        for i in range(config.depth) if "{i}" in rule.theirs else (0,):
-            ours = tuple(name.format(i=i) for name in rule.ours)
-            out.append((rule.theirs.format(i=i), ours, rule.transposed))
-    if not config.tied:
-        out.append((family.head, ("heads.tokens.weight",), False))
-    return out
-
-
-def _check_tied(head: Tensor | None, embedding: Tensor | None, family: Family) -> None:
-    """Some writers store a tied matrix twice; that is fine as long as both are the same."""
-    if head is not None and embedding is not None and not torch.equal(head, embedding):
-        raise ModelError(
-            f"tie_word_embeddings is true, but {family.head} differs from {family.renames[0].theirs}",
-            expected="one matrix, or tie_word_embeddings false",
-        )
-
-
 def _family(model_type: Any) -> Family:
     known = {find(name).model_type: find(name) for name in names()}
     if model_type not in known:
@@ -287,7 +286,3 @@ def _dtype(name: str | torch.dtype) -> torch.dtype:
     if name not in _DTYPES:
         raise ConfigError(f"unknown dtype {name!r}", expected=f"one of {', '.join(_DTYPES)}")
     return _DTYPES[name]
-
-
-def _few(items: list[str], n: int = 5) -> str:
-    return ", ".join(items[:n]) + (f" and {len(items) - n} more" if len(items) > n else "")

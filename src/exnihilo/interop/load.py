@@ -4,7 +4,7 @@
     loaded = load("runs/gpt")                                  # not finished: its newest whole checkpoint
     loaded = load("runs/gpt/checkpoints/step-00000100")        # that checkpoint
     loaded = load("some/hugging-face/folder")
-    loaded.model, loaded.codec, loaded.path
+    loaded.model, loaded.codec, loaded.path, loaded.objective
 
 A finished run that was resumed reads as unfinished. A checkpoint holds weights under this project's own
 names; the shape of the model is ``RUN/model.json`` (a resolved `ModelConfig`), the tokenizer
@@ -17,6 +17,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -28,9 +29,10 @@ from exnihilo import log
 from exnihilo.codec.base import Codec
 from exnihilo.config import ModelConfig
 from exnihilo.errors import CheckpointError, CodecError, ModelError
-from exnihilo.interop import hf
+from exnihilo.interop import hf, labels
 from exnihilo.interop.files import read_json
 from exnihilo.model import Model, build
+from exnihilo.model.model import fill_ties
 
 WEIGHTS = "model.safetensors"
 AVERAGE = "ema.safetensors"
@@ -46,11 +48,14 @@ class Loaded:
         model: in evaluation mode.
         codec: its tokenizer.
         path: the folder the weights came from.
+        objective: what it was trained for, as in objective.json: ``objective``, ``options``, ``length`` and
+            ``facts``; for a folder of transformers what its class says; None where nothing says it.
     """
 
     model: Model
     codec: Codec
     path: Path
+    objective: dict[str, Any] | None = None
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
@@ -73,14 +78,16 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
         )
     if (path / "config.json").exists() and not _goes_on(path):
         model, codec = hf.load(path, device=device)
-        source = path
+        source = root = path
     elif (path.parent.parent / SHAPE).exists() and path.parent.name == "checkpoints":
         if wrong := _problem(path):
             raise CheckpointError(
                 f"{path}: {wrong}", expected="what its manifest says", next="take an earlier one"
             )
-        model, codec, source = _native(path, path.parent.parent, device)
+        root = path.parent.parent
+        model, codec, source = _native(path, root, device)
     elif (path / "checkpoints").is_dir():
+        root = path
         model, codec, source = _native(_newest(path), path, device)
     else:
         found = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
@@ -95,7 +102,16 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Loaded:
             expected="the tokenizer that the model was trained with",
             next="restore tokenizer.json",
         )
-    return Loaded(model.eval(), codec, source)
+    return Loaded(model.eval(), codec, source, objective_of(root))
+
+
+def objective_of(root: Path) -> dict[str, Any] | None:
+    """What a run or folder was trained for, as in objective.json; None where nothing says it."""
+    if (root / hf.OBJECTIVE).exists():
+        return read_json(root / hf.OBJECTIVE)
+    if not (root / "config.json").exists():
+        return None
+    return labels.objective(read_json(root / "config.json"))
 
 
 def _goes_on(run: Path) -> bool:
@@ -178,13 +194,8 @@ def _native(checkpoint: Path, run: Path, device: str | torch.device) -> tuple[Mo
             next="take an earlier one",
         ) from error
     model = build(config, device="meta").to_empty(device=device)
-    slots = model.state_dict(keep_vars=True)
-    for name, slot in slots.items():  # a tied matrix may be stored once, under either of its names
-        twin = next((n for n in state if n in slots and slots[n] is slot), None)
-        if twin is not None:
-            state.setdefault(name, state[twin])
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(fill_ties(model, state), strict=True)
     except RuntimeError as error:
         raise CheckpointError(
             f"{checkpoint / WEIGHTS} does not fit {run / SHAPE}: {error}", expected="weights of that shape"

@@ -1,7 +1,8 @@
 """Attention: one masking rule, a plain reference, and the fast version with the same signature.
 
 The rule (see nn/layout.py): q sees k if both are in the same document (`doc`, -1 = padding: sees nothing,
-is seen by nothing) and k is not after q, or both are in the same block n > 0 (`group`). `plan` turns it
+is seen by nothing) and k is not after q, or both are in the same block n > 0 (`group`); with a `window`, also
+only if they are at most that many places apart. `plan` turns it
 into a `Rule` once a forward, all layers share it, and it holds a T×T mask only if nothing cheaper says the
 same::
 
@@ -30,8 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exnihilo.kernels import causal
-from exnihilo.kernels.blocked import LENGTHS, Spans, blocked_attention, spans
+from exnihilo.kernels import kept
+from exnihilo.kernels.blocked import LEAST, Spans, blocked_attention, pays, spans
 
 Kind = Literal["causal", "full", "mask", "flex"]
 
@@ -45,7 +46,7 @@ class Rule:
         bias: (B or 1, 1, T, S), 0 where q sees k and -inf where not, in the dtype of the products.
         blocks: the BlockMask of torch's flex attention.
         spans: with a bias on CPUs: which keys each block of queries needs at all.
-        group, doc_BT, pos_BT: what it was planned from; `visible` reads them.
+        group, doc_BT, pos_BT, window: what it was planned from; `visible` reads them.
     """
 
     kind: Kind
@@ -55,6 +56,7 @@ class Rule:
     group: Tensor | int = 0
     doc_BT: Tensor | None = None
     pos_BT: Tensor | None = None  # set: keys come from a cache, whose slot index is its position
+    window: int | None = None
     _biases: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def bias_for(self, slots: int, dtype: torch.dtype) -> Tensor:
@@ -73,7 +75,13 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind)
 
 
-def visible(T: int, group: Tensor | int = 0, doc_BT: Tensor | None = None, device: Any = None) -> Tensor:
+def visible(
+    T: int,
+    group: Tensor | int = 0,
+    doc_BT: Tensor | None = None,
+    device: Any = None,
+    window: int | None = None,
+) -> Tensor:
     """The rule itself, as booleans (B or 1, T, T): True where query t sees key s."""
     if doc_BT is not None:
         device = doc_BT.device
@@ -88,6 +96,9 @@ def visible(T: int, group: Tensor | int = 0, doc_BT: Tensor | None = None, devic
         see = torch.ones(1, T, T, dtype=torch.bool, device=device).tril()
     if doc_BT is not None:
         see = see & (doc_BT[:, :, None] == doc_BT[:, None, :]) & (doc_BT[:, :, None] >= 0)
+    if window is not None:
+        place = torch.arange(T, device=device)
+        see = see & ((place[:, None] - place[None, :]).abs() <= window)
     return see
 
 
@@ -107,6 +118,7 @@ def plan(
     group: Tensor | int = 0,
     doc_BT: Tensor | None = None,
     pos_BT: Tensor | None = None,
+    window: int | None = None,
     flex: bool | None = None,
 ) -> Rule:
     """The cheapest `Rule` for hidden states `x` (B, T, ...), which give shape, device and dtype.
@@ -115,19 +127,24 @@ def plan(
         group: 0 causal, n > 0 full, or (B, T) blocks.
         doc_BT: documents, -1 = padding; None: one document a row.
         pos_BT: given with a cache: the slot each query was written to. Then `group` must be 0, `doc_BT` None.
+        window: a query sees keys at most so many places away; None: any distance.
         flex: use flex attention for masks; default: on CUDA, where it skips blocks that nobody sees.
     """
     B, T = x.shape[:2]
     if pos_BT is not None:
         return Rule("mask", pos_BT=pos_BT)
-    if doc_BT is None and isinstance(group, int):
+    if doc_BT is None and isinstance(group, int) and window is None:
         return Rule("full" if group > 0 else "causal", group=group)
+    given: dict[str, Any] = {"group": group, "doc_BT": doc_BT, "window": window}
     if flex if flex is not None else x.is_cuda:
-        return Rule("flex", blocks=_blocks(B, T, group, doc_BT, x.device), group=group, doc_BT=doc_BT)
-    see = visible(T, group, doc_BT)
+        return Rule("flex", blocks=_blocks(B, T, group, doc_BT, x.device, window), **given)
+    see = visible(T, group, doc_BT, x.device, window)
     real = see.device.type == "cpu" and type(see) is Tensor  # fake tensors have no values to look at
-    found = spans(see) if real and T in LENGTHS and not torch.compiler.is_compiling() else None
-    return Rule("mask", bias=_bias(see, compute_dtype(x)), spans=found, group=group, doc_BT=doc_BT)
+    found = spans(see) if real and T >= LEAST and not torch.compiler.is_compiling() else None
+    back = isinstance(group, int) and group == 0 and window is None and T in kept.LENGTHS
+    if found is not None and (back or not pays(found, T, windowed=window is not None)):
+        found = None
+    return Rule("mask", bias=_bias(see, compute_dtype(x)), spans=found, **given)
 
 
 def reference(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropout: float = 0.0) -> Tensor:
@@ -136,7 +153,7 @@ def reference(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dro
     if rule.pos_BT is not None:
         see_BTS = cached(rule.pos_BT, S)
     else:
-        see_BTS = visible(T, rule.group, rule.doc_BT, q_BHTd.device)
+        see_BTS = visible(T, rule.group, rule.doc_BT, q_BHTd.device, rule.window)
     k_BHSd, v_BHSd = _repeat(q_BHTd, k_BGSd, v_BGSd)
     scores_BHTS = q_BHTd @ k_BHSd.transpose(-2, -1) / math.sqrt(d)
     scores_BHTS = scores_BHTS.masked_fill(~see_BTS.unsqueeze(1), torch.finfo(q_BHTd.dtype).min)
@@ -161,9 +178,13 @@ def attend(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropou
         return _flex()(q_BHTd, k_BGSd, v_BGSd, block_mask=rule.blocks, enable_gqa=True)  # pyright: ignore
     k_BHSd, v_BHSd = _repeat(q_BHTd, k_BGSd, v_BGSd)
     if not dropout and rule.spans is not None and rule.bias is not None and _in_blocks(q_BHTd):
+        if len(rule.spans) < q_BHTd.shape[0]:  # one rule for all rows: all rows are one
+            rows = [x.flatten(0, 1).unsqueeze(0) for x in (q_BHTd, k_BHSd, v_BHSd)]
+            return blocked_attention(rows[0], rows[1], rows[2], rule.spans, rule.bias).view(q_BHTd.shape)
         return blocked_attention(q_BHTd, k_BHSd, v_BHSd, rule.spans, rule.bias)
-    if rule.kind == "causal" and not dropout and _keeps_weights(q_BHTd, k_BHSd):
-        return causal.causal_attention(q_BHTd, k_BHSd, v_BHSd)
+    if _keeps_weights(q_BHTd, k_BHSd, rule, dropout):
+        fast = kept.unrolled if torch.compiler.is_compiling() else kept.kept_attention
+        return fast(q_BHTd, k_BHSd, v_BHSd, causal=_looks_back(rule), bias=rule.bias, dropout=dropout)
     if rule.kind == "causal":
         return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, is_causal=True, dropout_p=dropout)
     if rule.kind == "full":
@@ -174,7 +195,8 @@ def attend(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropou
         bias = rule.bias
     else:  # flex attention has no dropout: fall back to the mask, made once
         if 0 not in rule._biases:
-            rule._biases[0] = _bias(visible(q_BHTd.shape[2], rule.group, rule.doc_BT), q_BHTd.dtype)
+            see = visible(q_BHTd.shape[2], rule.group, rule.doc_BT, q_BHTd.device, rule.window)
+            rule._biases[0] = _bias(see, q_BHTd.dtype)
         bias = rule._biases[0]
     return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, attn_mask=bias, dropout_p=dropout)
 
@@ -184,17 +206,25 @@ def _in_blocks(q_BHTd: Tensor) -> bool:
     return q_BHTd.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
 
 
-def _keeps_weights(q_BHTd: Tensor, k_BHSd: Tensor) -> bool:
-    """Whether `kernels.causal` applies: training uncompiled on a CPU, rows of moderate length."""
+def _keeps_weights(q_BHTd: Tensor, k_BHTd: Tensor, rule: Rule, dropout: float) -> bool:
+    """Whether `kernels.kept` applies: training on a CPU, rows of moderate length, everyone sees itself or
+    nobody."""
     return (
         q_BHTd.device.type == "cpu"
         and torch.is_grad_enabled()
-        and (q_BHTd.requires_grad or k_BHSd.requires_grad)
-        and not torch.compiler.is_compiling()
-        and q_BHTd.shape[2] in causal.LENGTHS
+        and (q_BHTd.requires_grad or k_BHTd.requires_grad)
         and q_BHTd.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
+        and rule.pos_BT is None
+        and (rule.kind != "mask" or rule.bias is not None)
+        and rule.kind != "flex"
+        and kept.gains(q_BHTd.shape[2], causal=_looks_back(rule), dropout=dropout > 0)
     )
+
+
+def _looks_back(rule: Rule) -> bool:
+    """Whether nobody sees what comes later."""
+    return rule.kind != "full" and isinstance(rule.group, int) and rule.group == 0
 
 
 def _repeat(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,7 +237,14 @@ def _repeat(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor) -> tuple[Tensor, Ten
     return k_BHSd, v_BGSd[:, :, None].expand(B, G, n, S, d).flatten(1, 2)
 
 
-def _blocks(B: int, T: int, group: Tensor | int, doc_BT: Tensor | None, device: torch.device) -> Any:
+def _blocks(
+    B: int,
+    T: int,
+    group: Tensor | int,
+    doc_BT: Tensor | None,
+    device: torch.device,
+    window: int | None = None,
+) -> Any:
     """The rule as a BlockMask: blocks of 128×128 that nobody sees are skipped, in time and memory."""
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -220,6 +257,8 @@ def _blocks(B: int, T: int, group: Tensor | int, doc_BT: Tensor | None, device: 
             see = k == k
         if doc_BT is not None:
             see = see & (doc_BT[b, q] == doc_BT[b, k]) & (doc_BT[b, q] >= 0)
+        if window is not None:
+            see = see & ((q - k).abs() <= window)
         return see
 
     return create_block_mask(sees, B, None, T, T, device=device)  # pyright: ignore

@@ -45,17 +45,51 @@ def reference(
 
 
 def chunk_size(vocab: int, given: int | None = None, *, on_cpu: bool = True) -> int:
-    """Positions a chunk holds: about 2 MB of logits on a CPU (they stay in cache), 256 MB on an
-    accelerator."""
+    """Positions a chunk holds: about 8 MB of logits on a CPU, 256 MB on an accelerator.
+
+    At least 256 and 1024 of them: each chunk reads the whole matrix anew. Measured on 2 AVX2 cores, 4096
+    positions, vocabulary 4096: chunks of 128 take 188 ms, of 512 178 ms, of 1024 174 ms.
+    """
     if given is not None:
         return max(1, given)
-    budget = (1 << 19) if on_cpu else (1 << 26)
-    return max(64 if on_cpu else 1024, budget // vocab)
+    budget = (1 << 21) if on_cpu else (1 << 26)
+    return max(256 if on_cpu else 1024, budget // vocab)
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
     kind = hidden.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+class _Room:
+    """Two buffers that every chunk uses again: memory that was just written is still in cache."""
+
+    def __init__(self, size: int, vocab: int, dtype: torch.dtype, wide: torch.dtype, device: Any) -> None:
+        self.wide = wide
+        self.first = torch.empty(size, vocab, dtype=dtype, device=device) if dtype == wide else None
+        self.second = torch.empty(size, vocab, dtype=wide, device=device)
+
+    def logits(self, h_CD: Tensor, weight_VD: Tensor) -> Tensor:
+        """(C, V), in the wide type."""
+        if self.first is None:
+            return (h_CD @ weight_VD.T).to(self.wide)
+        return torch.mm(h_CD, weight_VD.T, out=self.first[: len(h_CD)])
+
+    def softmax(self, logits_CV: Tensor) -> Tensor:
+        return torch.softmax(logits_CV, -1, out=self.second[: len(logits_CV)])
+
+
+_RARE = 1e-20  # below, the logarithm of a float32 probability is not exact
+
+
+def _nll(logits_CV: Tensor, p_CV: Tensor, y_C1: Tensor, on_cpu: bool) -> Tensor:
+    """−log p(target), also where p(target) underflows."""
+    p_C1 = p_CV.gather(1, y_C1)
+    if on_cpu and not bool((p_C1 < _RARE).any()):
+        return -p_C1.log().squeeze(1)
+    # log Σ exp = top − log p(top): exact everywhere, for one more pass over the logits
+    top_C1, at_C1 = logits_CV.max(-1, keepdim=True)
+    return (top_C1 - p_CV.gather(1, at_C1).log() - logits_CV.gather(1, y_C1)).squeeze(1)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -96,32 +130,36 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_h = torch.zeros_like(hidden_ND) if need_h else None
         grad_w = torch.zeros(weight_VD.shape, dtype=wide, device=hidden.device) if need_w else None
         grad_b = torch.zeros(weight_VD.shape[0], dtype=wide, device=hidden.device) if need_b else None
+        kept_N = targets_N != ignore
+        on_cpu = hidden.device.type == "cpu"
+        all_kept = on_cpu and bool(kept_N.all())  # elsewhere asking would stall the device
+        size = min(chunk, n)
+        room = _Room(size, weight.shape[0], dtype, wide, hidden.device)
         for start in range(0, n, chunk):
             part = slice(start, min(start + chunk, n))
-            h_CD, y_C = hidden[part], targets_N[part]
-            kept_C = y_C != ignore
-            y_C = y_C.where(kept_C, 0).unsqueeze(1)
-            logits_CV = (h_CD @ weight.T).to(wide)
+            h_CD, kept_C = hidden[part], kept_N[part]
+            y_C1 = targets_N[part].where(kept_C, 0).unsqueeze(1)
+            logits_CV = room.logits(h_CD, weight)
             if bias_V is not None:
                 logits_CV += bias_V
-            top_C, at_C = logits_CV.max(-1, keepdim=True)
-            right_C = logits_CV.gather(1, y_C)
-            p_CV = torch.softmax(logits_CV, -1)
-            # log Σ exp = top − log p(top): exact, where −log p(target) alone would underflow
-            nll_C = (top_C - p_CV.gather(1, at_C).log() - right_C).squeeze(1)
-            nll_N[part] = nll_C * kept_C
+            p_CV = room.softmax(logits_CV)
+            nll_N[part] = _nll(logits_CV, p_CV, y_C1, on_cpu) * kept_C
             if not (need_h or need_w or need_b):
                 continue
-            p_CV.scatter_add_(1, y_C, torch.full_like(right_C, -1.0))
-            p_CV *= kept_C.unsqueeze(1)
+            p_CV.scatter_add_(1, y_C1, p_CV.new_full((1, 1), -1.0).expand_as(y_C1))
+            if not all_kept:
+                p_CV *= kept_C.unsqueeze(1)
             if grad_b is not None:
                 grad_b += p_CV.sum(0)
             low_CV = p_CV.to(dtype)
             if grad_h is not None:
-                grad_h[part] = low_CV @ weight
+                if grad_h.dtype == dtype:
+                    torch.mm(low_CV, weight, out=grad_h[part])
+                else:
+                    grad_h[part] = low_CV @ weight
             if grad_w is not None:
                 if dtype == wide:
-                    grad_w.addmm_(low_CV.T, h_CD)
+                    grad_w.addmm_(low_CV.T, h_CD, beta=0.0 if start == 0 else 1.0)
                 else:
                     grad_w += low_CV.T @ h_CD
         ctx.save_for_backward(*(t for t in (grad_h, grad_w, grad_b) if t is not None))

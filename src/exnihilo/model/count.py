@@ -3,16 +3,23 @@ alone.
 
 Counted is what the mathematics needs: matrix products (two operations a weight and token) and attention's two
 products over the context, all T×T of it also where it is causal (the usual convention, Chowdhery et al. 2022,
-arXiv 2204.02311, appendix B). Backward is twice forward. What is computed twice to save memory is not
-counted.
+arXiv 2204.02311, appendix B); local layers count what their window shows. Backward is twice forward. What is
+computed twice to save memory is not counted.
+
+Heads count where they are computed: a masked-token head on masked positions, a classifier on one position a
+row, as `SHARES` says unless told otherwise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from exnihilo.config import ModelConfig
 from exnihilo.model.family import find
-from exnihilo.model.model import shape_of
+from exnihilo.model.model import build, shape_of
 from exnihilo.model.sizes import resolve
+
+SHARES: dict[str, float | None] = {"mlm": 0.15, "next": None, "classes": None}  # None: one position a row
 
 
 def _matrices(config: ModelConfig) -> int:
@@ -20,42 +27,127 @@ def _matrices(config: ModelConfig) -> int:
     shape = shape_of(config)
     inner, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention = shape.width * (2 * inner + 2 * kv)
-    return attention + shape.width * shape.mlp_width * (3 if shape.mlp == "swiglu" else 2)
+    return attention + shape.width * shape.mlp_width * (3 if shape.mlp in ("swiglu", "geglu") else 2)
 
 
 def parameters(config: ModelConfig) -> int:
-    """Trainable numbers of a model with the head "tokens"; tied ones count once.
+    """Trainable numbers of a model with the heads that its configuration names; tied ones count once.
 
-    >>> from exnihilo.model import build
     >>> config = ModelConfig(depth=1, vocab_size=100)
     >>> parameters(config) == sum(p.numel() for p in build(config).parameters())
     True
     """
     config = resolve(config)
     family, shape = find(config.family), shape_of(config)
+    if "generator" in config.outputs:  # a model of its own: ask it
+        return sum(p.numel() for p in build(config, device="meta").parameters())
     assert config.vocab_size is not None
-    a_norm = 2 if shape.norm == "layer" else 1
+    a_norm = 2 if shape.norm == "layer" and shape.norm_bias else 1
     block = _matrices(config) + 2 * a_norm * shape.width
     if shape.qk_norm:
         block += 2 * a_norm * shape.head_dim
     if shape.bias:
         block += (shape.heads + 2 * shape.kv_heads) * shape.head_dim + shape.width  # q, k, v, o
-        block += shape.mlp_width * (2 if shape.mlp == "swiglu" else 1) + shape.width
-    embeddings = config.vocab_size * shape.width * (1 if config.tied else 2)
+        block += shape.mlp_width * (2 if shape.mlp in ("swiglu", "geglu") else 1) + shape.width
+    norms = int(not family.post_norm) + int(family.embedding_norm) - int(not shape.first_norm)
+    embeddings = (config.vocab_size + (config.segments or 0)) * shape.width
     if family.positions == "learned":
         embeddings += config.context * shape.width
-    return config.depth * block + embeddings + a_norm * shape.width
+    heads = sum(_head(name, config, a_norm) for name in config.outputs) + _pooler(config, a_norm)
+    return config.depth * block + norms * a_norm * shape.width + embeddings + heads
 
 
-def flops_per_token(config: ModelConfig, context: int, *, training: bool = True) -> float:
-    """Floating-point operations a token costs in rows of `context` tokens, with the head "tokens".
+def _pooler(config: ModelConfig, a_norm: int) -> int:
+    from exnihilo.model.heads import has_pooler
+
+    if not has_pooler(config):
+        return 0
+    D = config.width or 0
+    return D * D + (D if find(config.family).pooler == "tanh" else a_norm * D)
+
+
+def _head(name: str, config: ModelConfig, a_norm: int) -> int:
+    """Numbers of a head; a tied output matrix is the embedding's."""
+    D, V, C = config.width or 0, config.vocab_size or 0, config.labels or 0
+    matrix = 0 if config.tied else V * D
+    own = find(config.family).pooler != "transform"
+    return {
+        "tokens": matrix,
+        "mlm": matrix + V + (D * D + D + a_norm * D if own else 0),
+        "next": 2 * D + 2,
+        "classes": C * D + C,
+        "tags": C * D + C + (C * C + 2 * C if config.crf else 0),
+        "span": 2 * D + 2,
+        "replaced": D * D + D + D + 1,
+    }.get(name, 0)
+
+
+def flops_per_token(
+    config: ModelConfig,
+    context: int,
+    *,
+    training: bool = True,
+    shares: Mapping[str, float] | None = None,
+) -> float:
+    """Floating-point operations a token costs in rows of `context` tokens, heads included.
 
     Args:
         training: forward and backward (three times forward), else forward alone.
+        shares: head -> the share of positions that it is computed at (of `generator`: its predictions);
+            default: `SHARES`, else all.
+
+    >>> config = ModelConfig(family="bert", preset="bert-mini", vocab_size=30522, outputs=("mlm",))
+    >>> dense = flops_per_token(config, 128, shares={"mlm": 1.0})
+    >>> round(dense / flops_per_token(config, 128), 1)
+    2.5
     """
     config = resolve(config)
     shape = shape_of(config)
-    assert config.vocab_size is not None
-    weights = config.depth * _matrices(config) + config.vocab_size * shape.width
-    attention = config.depth * 2 * context * shape.heads * shape.head_dim
-    return float(2 * (weights + attention) * (3 if training else 1))
+    weights = config.depth * _matrices(config)
+    pairs = sum(_seen(config, layer, context) for layer in range(config.depth))
+    heads = 0.0
+    for name in config.outputs:
+        share = (shares or {}).get(name, SHARES.get(name, 1.0))
+        heads += _products(name, config) * (1 / context if share is None else share)
+    if "generator" in config.outputs:
+        heads += _generator(config, context, (shares or {}).get("generator", 0.15))
+    attention = 2 * pairs / context * shape.heads * shape.head_dim
+    return float(2 * (weights + attention + heads) * (3 if training else 1))
+
+
+def _generator(config: ModelConfig, context: int, share: float) -> float:
+    """Products a token of the generator: its trunk at all positions, its predictions at masked ones."""
+    from exnihilo.model.generator import narrow
+
+    small, D = narrow(config), config.width or 0
+    alone = flops_per_token(small, context, training=False) / 2
+    W = small.width or 0
+    return D * W + alone + share * (W * D + D * (config.vocab_size or 0))
+
+
+def _seen(config: ModelConfig, layer: int, T: int) -> int:
+    """Pairs of positions that a layer multiplies in a row of T."""
+    half = None if config.window is None else config.window // 2
+    if half is None or layer % (config.global_every or 1) == 0 or T <= half + 1:
+        return T * T
+    return T * (2 * half + 1) - half * (half + 1) if T > 2 * half else _brute(T, half)
+
+
+def _brute(T: int, half: int) -> int:
+    return sum(min(t, half) + 1 + min(T - 1 - t, half) for t in range(T))
+
+
+def _products(name: str, config: ModelConfig) -> int:
+    """Weights of a head's matrices, pooler or transform before it included."""
+    D, V, C = config.width or 0, config.vocab_size or 0, config.labels or 0
+    kind = find(config.family).pooler
+    before = D * D if kind == "transform" or (kind and name in ("next", "classes")) else 0
+    return {
+        "tokens": V * D,
+        "mlm": D * D + V * D,
+        "next": before + 2 * D,
+        "classes": before + C * D,
+        "tags": (D * D if kind == "transform" else 0) + C * D,
+        "span": (D * D if kind == "transform" else 0) + 2 * D,
+        "replaced": D * D + D,
+    }.get(name, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import exnihilo.model.families as room
@@ -27,11 +27,32 @@ class Rename:
         theirs: its name; ``{i}`` stands for the layer.
         ours: the parameters here that it holds, put together along the output dimension.
         transposed: it is [in, out] where ours is [out, in].
+        first: the first layer that has it.
+        twin: it holds what another tensor of the folder holds (tied): read if it is there, never written.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transposed: bool = False
+    first: int = 0
+    twin: bool = False
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One class of transformers for a family with heads.
+
+    Attributes:
+        name: as config.json says it.
+        outputs: the heads here that it has.
+        renames: the tensors of its heads, pooler included.
+        bare: it is the trunk itself: the family's prefix is not written.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    renames: tuple[Rename, ...] = ()
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,12 @@ class Family:
 
     Attributes:
         norm, positions, qk_norm, mlp, bias: what the trunk is made of.
+        encoder: positions see both ways unless a forward says otherwise.
+        post_norm, norm_bias, first_norm, embedding_norm: which norms there are and where (nn/block.py).
+        pooler: what the heads `next` and `classes` read from: nothing, tanh(dense(first)), or a transform
+            norm(gelu(dense(x))) that all heads share.
+        segments: token types unless the configuration says otherwise.
+        norm_eps, rope_theta, window, global_every, local_theta: defaults of the fields of `ModelConfig`.
         mlp_ratio, mlp_multiple: default MLP width = ratio × width, rounded up to the multiple.
         grouped: key-value heads may be fewer than heads.
         free_head_dim: heads × head_dim may differ from width.
@@ -53,6 +80,8 @@ class Family:
         fixed: config.json key -> the only value that is obeyed here; any other is refused.
         more: further keys to write.
         read: further fields from a config.json, and refusals.
+        old: endings of tensor names in old folders, and what they are now.
+        architectures: the classes of an encoder, the one without heads last; empty: `architecture` alone.
     """
 
     name: str
@@ -75,6 +104,20 @@ class Family:
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
+    encoder: bool = False
+    post_norm: bool = False
+    norm_bias: bool = True
+    first_norm: bool = True
+    embedding_norm: bool = False
+    pooler: Literal["", "tanh", "transform"] = ""
+    segments: int = 0
+    norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    window: int | None = None
+    global_every: int | None = None
+    local_theta: float | None = None
+    old: Mapping[str, str] = field(default_factory=dict)
+    architectures: tuple[Architecture, ...] = ()
     more: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
     read: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda theirs: {}
 

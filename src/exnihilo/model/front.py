@@ -8,24 +8,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exnihilo.errors import ModelError
+from exnihilo.kernels.dropout import dropout
 from exnihilo.nn.layout import Attention, Seq
+from exnihilo.nn.norms import LayerNorm
 
 
 class Tokens(nn.Module):
-    """Token embeddings, and learned position embeddings in the families that have them.
+    """Token embeddings; learned position and segment embeddings and a norm in the families that have them.
 
-    Reads the columns ``tokens`` (B, T), and where given ``pos`` (B, T) and ``doc`` (B, T).
+    Reads the columns ``tokens`` (B, T), and where given ``pos``, ``doc`` and ``segment`` (B, T each).
     """
 
-    def __init__(self, vocab_size: int, width: int, *, positions: int | None, dropout: float) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        *,
+        positions: int | None,
+        dropout: float,
+        segments: int = 0,
+        norm: LayerNorm | None = None,
+    ) -> None:
         super().__init__()
         self.dropout = dropout
         self.tokens = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(positions, width) if positions else None
+        self.segments = nn.Embedding(segments, width) if segments else None
+        self.norm = norm
 
     def forward(self, raw: Mapping[str, Tensor], attention: Attention) -> Seq:
         tokens_BT, pos_BT, doc_BT = raw["tokens"], raw.get("pos"), raw.get("doc")
@@ -45,8 +57,14 @@ class Tokens(nn.Module):
             else:
                 self._check(pos_BT, limit)
                 x_BTD = x_BTD + self.positions(pos_BT)
+        segment_BT = raw.get("segment")
+        if self.segments is not None:
+            # without the column all tokens are of the first segment
+            x_BTD = x_BTD + (self.segments.weight[0] if segment_BT is None else self.segments(segment_BT))
+        if self.norm is not None:
+            x_BTD = self.norm(x_BTD)
         if self.dropout and self.training:
-            x_BTD = F.dropout(x_BTD, self.dropout)
+            x_BTD = dropout(x_BTD, self.dropout)
         pos_BTK = None if pos_BT is None else pos_BT.unsqueeze(-1)
         return Seq(x_BTD, pos_BTK, attention.group, doc_BT)
 

@@ -10,10 +10,14 @@ parameter                     standard deviation
 embeddings, output matrix     min(0.02, 0.32 / √width): logits of a normed state have at most 0.32
 matrices                      1 / √fan_in: unit variance in, unit variance out
 attention.o, mlp.down         1 / √fan_in / √(2 · depth): the residual stream keeps its scale (GPT-2)
+classifiers                   0.02 / √width: logits of a normed state have 0.02
 norm weights, biases          1 and 0, exactly
+transitions of tags           0, exactly: any tag may follow any
 ============================  =======================================================================
 
-With logits that small, the first loss is ln V: the model knows nothing, and says so.
+With logits that small, the first loss is ln V, or ln C of C classes: the model knows nothing, and says so.
+Classifiers (next, classes, tags, span, replaced) are smaller than output matrices because few logits do not
+average out: with two classes, logits of deviation s are worth s²/8 nats.
 
 Sources: Radford et al. 2019 (GPT-2); Glorot & Bengio 2010.
 """
@@ -22,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 
 import torch
 from torch import Tensor, nn
@@ -30,18 +35,24 @@ from exnihilo.errors import ModelError
 
 EMBEDDING_STD = 0.02
 LOGIT_STD = 0.32
-_EMBEDDINGS = ("front.tokens.weight", "front.positions.weight")
+CLASS_STD = 0.02
+_EMBEDDINGS = ("front.tokens.weight", "front.positions.weight", "front.segments.weight")
+_VOCABULARY = (".tokens.weight", ".mlm.weight")
+_CRF = (".transitions", ".start", ".stop")
+_CLASSIFIER = re.compile(r"heads\.(next|classes|tags|span|replaced)\.dense\.weight")
 _OUTPUTS = ("attention.o.weight", "mlp.down.weight")
 
 
 def std(name: str, shape: tuple[int, ...], width: int, depth: int) -> float | None:
     """Standard deviation of a parameter; None for those that are constants."""
-    if name.endswith("norm.weight") or name.endswith("bias"):
+    if name.endswith(("norm.weight", "bias", *_CRF)):
         return None
-    if name in _EMBEDDINGS or name.startswith("heads."):
-        return min(EMBEDDING_STD, LOGIT_STD / math.sqrt(width))
+    if name.endswith(_EMBEDDINGS) or (name.startswith("heads.") and name.endswith(_VOCABULARY)):
+        return min(EMBEDDING_STD, LOGIT_STD / math.sqrt(shape[-1]))
     if len(shape) != 2:
         raise ModelError(f"no rule to initialise {name} of shape {shape}", expected="a rule in model/init.py")
+    if name.startswith("heads.") and _CLASSIFIER.fullmatch(name):
+        return CLASS_STD / math.sqrt(shape[1])
     scale = 1 / math.sqrt(shape[1])
     return scale / math.sqrt(2 * depth) if name.endswith(_OUTPUTS) else scale
 

@@ -2,7 +2,9 @@
 
 ``depth`` alone gives a balanced decoder: width = 64 × depth, heads of 64 (of 32 or less in narrow models), as
 many key-value heads as heads, the family's MLP ratio. Each derived value can be set instead; values that
-contradict each other are refused with both numbers.
+contradict each other are refused with both numbers. A preset gives the sizes of a known model, BERT's (Devlin
+et al. 2018, arXiv 1810.04805) and its small ones (Turc et al. 2019, arXiv 1908.08962); what is set beside it
+wins.
 """
 
 from __future__ import annotations
@@ -11,11 +13,23 @@ import math
 from typing import Any
 
 from exnihilo.config import ModelConfig
-from exnihilo.errors import ConfigError
+from exnihilo.errors import ConfigError, nearest
 from exnihilo.model.family import Family, find
 
 WIDTH_PER_LAYER = 64
 HEAD_DIM = 64
+_SIZES = ("depth", "width", "heads")
+PRESETS: dict[str, dict[str, Any]] = {
+    name: {"family": "bert", **dict(zip(_SIZES, sizes, strict=True))}
+    for name, sizes in {
+        "bert-tiny": (2, 128, 2),
+        "bert-mini": (4, 256, 4),
+        "bert-small": (4, 512, 8),
+        "bert-medium": (8, 512, 8),
+        "bert-base": (12, 768, 12),
+        "bert-large": (24, 1024, 16),
+    }.items()
+}
 
 
 def resolve(config: ModelConfig, vocab_size: int | None = None) -> ModelConfig:
@@ -30,6 +44,7 @@ def resolve(config: ModelConfig, vocab_size: int | None = None) -> ModelConfig:
     >>> full.width, full.heads, full.head_dim, full.mlp_width
     (256, 4, 64, 704)
     """
+    config = _preset(config)
     family = find(config.family)
     vocab = _vocab(config.vocab_size, vocab_size)
     width, heads, head_dim = _heads(config, family)
@@ -61,8 +76,42 @@ def resolve(config: ModelConfig, vocab_size: int | None = None) -> ModelConfig:
         "head_dim": head_dim,
         "mlp_width": mlp_width,
         "vocab_size": vocab,
+        "norm_eps": config.norm_eps or family.norm_eps,
+        "rope_theta": config.rope_theta or family.rope_theta,
+        "segments": family.segments if config.segments is None else config.segments,
+        **_windows(config, family),
     }
     return config.model_copy(update=found)
+
+
+def _preset(config: ModelConfig) -> ModelConfig:
+    """What the preset says, where nothing else was said."""
+    if config.preset is None:
+        return config
+    if config.preset not in PRESETS:
+        raise ConfigError(
+            f"unknown preset {config.preset!r}",
+            expected=nearest(config.preset, PRESETS),
+            next="model.preset=NAME",
+        )
+    sizes = PRESETS[config.preset]
+    said = config.model_fields_set
+    return config.model_copy(update={name: value for name, value in sizes.items() if name not in said})
+
+
+def _windows(config: ModelConfig, family: Family) -> dict[str, Any]:
+    """Local attention: whole or not at all."""
+    names = ("window", "global_every", "local_theta")
+    if family.window is None:
+        for name in names:
+            if getattr(config, name) is not None:
+                raise ConfigError(
+                    f"model.{name}={getattr(config, name)} in family {family.name}",
+                    expected="a family with local layers",
+                    next=f"model.family=modernbert, or leave model.{name} out",
+                )
+        return {}
+    return {name: getattr(config, name) or getattr(family, name) for name in names}
 
 
 def _vocab(given: int | None, needed: int | None) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from exnihilo.errors import ModelError
 from exnihilo.kernels.attention import plan
-from exnihilo.nn.block import Block, Setting, Shape
+from exnihilo.nn.block import Block, PostBlock, Setting, Shape
 from exnihilo.nn.cache import KVCache
 from exnihilo.nn.layout import Seq
 from exnihilo.nn.norms import norm
@@ -20,16 +20,33 @@ class Trunk(nn.Module):
     """Blocks and a final norm.
 
     Attributes:
-        blocks: ModuleList of `Block`; compile, checkpoint or shard them from outside.
-        norm: the final norm.
+        blocks: ModuleList of blocks; compile, checkpoint or shard them from outside.
+        norm: the final norm; nothing where each block ends in one.
         rotary: turns by position, or None where the front end adds positions.
+        local_rotary: the same for local layers, or None where there are none.
+        window: what a local layer sees to each side; None: all layers see everything.
     """
 
-    def __init__(self, shape: Shape, depth: int, rotary: Rotary | None) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        depth: int,
+        rotary: Rotary | None,
+        *,
+        post_norm: bool = False,
+        window: int | None = None,
+        global_every: int = 1,
+        local_rotary: Rotary | None = None,
+    ) -> None:
         super().__init__()
-        self.rotary = rotary
-        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(depth))
-        self.norm = norm(shape.norm, shape.width, shape.norm_eps)
+        self.rotary, self.local_rotary, self.window = rotary, local_rotary, window
+        kind = PostBlock if post_norm else Block
+        self.blocks = nn.ModuleList(
+            kind(shape, layer, window is not None and layer % global_every > 0) for layer in range(depth)
+        )
+        self.norm = (
+            nn.Identity() if post_norm else norm(shape.norm, shape.width, shape.norm_eps, shape.norm_bias)
+        )
 
     def forward(self, seq: Seq, cache: KVCache | None = None) -> Tensor:
         x_BTD = seq.x_BTD
@@ -38,10 +55,24 @@ class Trunk(nn.Module):
             pos_BT = self._cached_positions(seq)
         rule = plan(x_BTD, group=seq.group_BT, doc_BT=seq.doc_BT, pos_BT=pos_BT)
         turn = None if self.rotary is None else self.rotary(x_BTD.shape[1], seq.pos_BTK)
-        setting = Setting(rule, turn, cache, pos_BT)
+        setting = local = Setting(rule, turn, cache, pos_BT)
+        if self.window is not None:
+            local = self._local(seq, setting)
         for block in self.blocks:
-            x_BTD = block(x_BTD, setting)
+            x_BTD = block(x_BTD, local if block.local else setting)
         return self.norm(x_BTD)
+
+    def _local(self, seq: Seq, setting: Setting) -> Setting:
+        """What local layers share: a window, and a rotary base of their own."""
+        if setting.cache is not None:
+            raise ModelError("a cache with local attention", expected="a decoder", next="leave the cache out")
+        x_BTD, turn = seq.x_BTD, setting.turn
+        rule = setting.rule
+        if self.window is not None and x_BTD.shape[1] > self.window + 1:  # else it hides nothing
+            rule = plan(x_BTD, group=seq.group_BT, doc_BT=seq.doc_BT, window=self.window)
+        if self.local_rotary is not None:
+            turn = self.local_rotary(x_BTD.shape[1], seq.pos_BTK)
+        return Setting(rule, turn)
 
     @staticmethod
     def _cached_positions(seq: Seq) -> Tensor:

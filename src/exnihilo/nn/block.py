@@ -1,5 +1,5 @@
-"""Self-attention and the pre-norm block, one module each, so that both can be compiled, checkpointed or
-sharded from outside.
+"""Self-attention and the blocks, pre-norm and post-norm, one module each, so that they can be compiled,
+checkpointed or sharded from outside.
 
 Every matrix is a plain `nn.Linear` of its own (q, k, v, o, gate, up, down): adapters and Muon find them so.
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exnihilo.kernels.attention import Rule, attend
+from exnihilo.kernels.dropout import dropout
 from exnihilo.nn.cache import KVCache
 from exnihilo.nn.mlp import MlpKind, mlp
 from exnihilo.nn.norms import NormKind, norm
@@ -35,11 +35,13 @@ class Shape:
     mlp: MlpKind
     bias: bool
     dropout: float
+    norm_bias: bool = True
+    first_norm: bool = True  # False: layer 0 reads what is normed already
 
 
 @dataclass
 class Setting:
-    """What all blocks of one forward share: who sees whom, the rotary turn, the cache."""
+    """What blocks of one kind (global or local) share in one forward: who sees whom, the turn, the cache."""
 
     rule: Rule
     turn: Turn | None = None
@@ -82,17 +84,30 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)) (pre-norm, as GPT-2 and all of its heirs)."""
 
-    def __init__(self, shape: Shape, layer: int) -> None:
+    def __init__(self, shape: Shape, layer: int, local: bool = False) -> None:
         super().__init__()
-        self.dropout = shape.dropout
-        self.attention_norm = norm(shape.norm, shape.width, shape.norm_eps)
+        self.dropout, self.local = shape.dropout, local
+        inside = shape.mlp == "geglu"  # drops inside, not after
+        self.mlp_dropout = 0.0 if inside else shape.dropout
+        first = layer > 0 or shape.first_norm
+        self.attention_norm = (
+            norm(shape.norm, shape.width, shape.norm_eps, shape.norm_bias) if first else nn.Identity()
+        )
         self.attention = SelfAttention(shape, layer)
-        self.mlp_norm = norm(shape.norm, shape.width, shape.norm_eps)
-        self.mlp = mlp(shape.mlp, shape.width, shape.mlp_width, shape.bias)
+        self.mlp_norm = norm(shape.norm, shape.width, shape.norm_eps, shape.norm_bias)
+        self.mlp = mlp(shape.mlp, shape.width, shape.mlp_width, shape.bias, shape.dropout if inside else 0.0)
 
     def forward(self, x_BTD: Tensor, setting: Setting) -> Tensor:
-        x_BTD = x_BTD + self._drop(self.attention(self.attention_norm(x_BTD), setting))
-        return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)))
+        x_BTD = x_BTD + self._drop(self.attention(self.attention_norm(x_BTD), setting), self.dropout)
+        return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)), self.mlp_dropout)
 
-    def _drop(self, x_BTD: Tensor) -> Tensor:
-        return F.dropout(x_BTD, self.dropout) if self.dropout and self.training else x_BTD
+    def _drop(self, x_BTD: Tensor, share: float) -> Tensor:
+        return dropout(x_BTD, share) if share and self.training else x_BTD
+
+
+class PostBlock(Block):
+    """norm(x + attention(x)), then norm(x + mlp(x)) (post-norm, as the first transformer and BERT)."""
+
+    def forward(self, x_BTD: Tensor, setting: Setting) -> Tensor:
+        x_BTD = self.attention_norm(x_BTD + self._drop(self.attention(x_BTD, setting), self.dropout))
+        return self.mlp_norm(x_BTD + self._drop(self.mlp(x_BTD), self.mlp_dropout))

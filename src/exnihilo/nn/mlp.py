@@ -1,4 +1,5 @@
-"""The position-wise half of a block: SwiGLU (Shazeer 2020, arXiv 2002.05202) or GPT-2's GELU.
+"""The position-wise half of a block: SwiGLU and GeGLU (Shazeer 2020, arXiv 2002.05202), or
+GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415).
 
 Key: B batch, T positions, D model width
 """
@@ -10,7 +11,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MlpKind = Literal["swiglu", "gelu_new"]
+from exnihilo.kernels.dropout import dropout
+
+MlpKind = Literal["swiglu", "gelu_new", "gelu", "geglu"]
 
 
 class SwiGLU(nn.Module):
@@ -27,17 +30,40 @@ class SwiGLU(nn.Module):
 
 
 class GeluMLP(nn.Module):
-    """down(gelu(up(x))), with the tanh form of GELU that GPT-2 was trained with."""
+    """down(gelu(up(x))): with the tanh form of GELU that GPT-2 was trained with, or the exact one of BERT."""
 
-    def __init__(self, width: int, mlp_width: int, bias: bool) -> None:
+    def __init__(self, width: int, mlp_width: int, bias: bool, *, exact: bool = False) -> None:
         super().__init__()
+        self.approximate = "none" if exact else "tanh"
         self.up = nn.Linear(width, mlp_width, bias=bias)
         self.down = nn.Linear(mlp_width, width, bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+        return self.down(F.gelu(self.up(x_BTD), approximate=self.approximate))
 
 
-def mlp(kind: MlpKind, width: int, mlp_width: int, bias: bool) -> nn.Module:
-    """An MLP by name."""
-    return (SwiGLU if kind == "swiglu" else GeluMLP)(width, mlp_width, bias)
+class GeGLU(nn.Module):
+    """down(gelu(gate(x)) · up(x)), with the exact GELU, and dropout before `down` (ModernBERT: Warner et al.
+    2024, arXiv 2412.13663)."""
+
+    def __init__(self, width: int, mlp_width: int, bias: bool, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.gate = nn.Linear(width, mlp_width, bias=bias)
+        self.up = nn.Linear(width, mlp_width, bias=bias)
+        self.down = nn.Linear(mlp_width, width, bias=bias)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        inner = F.gelu(self.gate(x_BTD)) * self.up(x_BTD)
+        if self.dropout and self.training:
+            inner = dropout(inner, self.dropout)
+        return self.down(inner)
+
+
+def mlp(kind: MlpKind, width: int, mlp_width: int, bias: bool, dropout: float = 0.0) -> nn.Module:
+    """An MLP by name. `dropout` is for those that drop inside; the others' output is dropped by the block."""
+    if kind == "geglu":
+        return GeGLU(width, mlp_width, bias, dropout)
+    if kind == "swiglu":
+        return SwiGLU(width, mlp_width, bias)
+    return GeluMLP(width, mlp_width, bias, exact=kind == "gelu")

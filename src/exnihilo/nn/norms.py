@@ -29,20 +29,20 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Zero mean, unit variance, then weight and bias, over the last dimension (Ba et al. 2016, arXiv
-    1607.06450)."""
+    """Zero mean, unit variance, then weight and bias (or none), over the last dimension (Ba et al. 2016,
+    arXiv 1607.06450)."""
 
-    def __init__(self, width: int, eps: float = 1e-5) -> None:
+    def __init__(self, width: int, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(width))
-        self.bias = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return F.layer_norm(x, (x.shape[-1],), weight, bias, self.eps)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, (x.shape[-1],), self.weight.to(x.dtype), bias, self.eps)
 
 
-def norm(kind: NormKind, width: int, eps: float) -> nn.Module:
-    """A norm by name."""
-    return RMSNorm(width, eps) if kind == "rms" else LayerNorm(width, eps)
+def norm(kind: NormKind, width: int, eps: float, bias: bool = True) -> nn.Module:
+    """A norm by name; `bias` is for layer norms."""
+    return RMSNorm(width, eps) if kind == "rms" else LayerNorm(width, eps, bias)

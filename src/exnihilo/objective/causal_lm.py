@@ -49,6 +49,8 @@ class CausalLM(Objective):
     attention: ClassVar[Attention] = Attention.CAUSAL
     heads: ClassVar[tuple[str, ...]] = ("tokens",)
     columns: ClassVar[frozenset[str]] = frozenset({"tokens", "doc", "pos", "source"})
+    lookahead: ClassVar[int] = 1
+    joins: ClassVar[bool] = True
 
     def encode(self, example: Example, codec: Codec) -> Item:
         return self.encode_many([example], codec)[0][0]

@@ -15,12 +15,13 @@ import exnihilo.objective as room
 from exnihilo.errors import ConfigError, nearest
 from exnihilo.objective.base import Objective
 
-_NOT_OBJECTIVES = {"base", "registry"}
+_NOT_OBJECTIVES = {"base", "draws", "pieces", "registry"}
 
 
 def names() -> list[str]:
-    """Registry entries: the files of this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.name not in _NOT_OBJECTIVES)
+    """Registry entries: the files of this folder, but for shared parts (named with a first ``_``)."""
+    found = (m.name for m in pkgutil.iter_modules(room.__path__))
+    return sorted(name for name in found if name not in _NOT_OBJECTIVES and not name.startswith("_"))
 
 
 def find(name: str) -> type[Objective]:
@@ -52,15 +53,25 @@ def find(name: str) -> type[Objective]:
     return found[0]
 
 
-def create(name: str, options: Mapping[str, Any] | None = None) -> Objective:
+def create(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    length: int | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Objective:
     """The objective with its options checked; unknown ones are refused with the nearest name.
+
+    Args:
+        length: positions of a row (``model.context``).
+        facts: what was learnt before, as ``RUN/objective.json`` holds it.
 
     >>> create("causal_lm").attention.value
     'causal'
     """
     cls = find(name)
     try:
-        return cls(cls.Config(**(options or {})))
+        return cls(cls.Config(**(options or {})), length=length, facts=facts)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -3,9 +3,10 @@
 The global rows of a step are dealt to workers in equal contiguous parts, and each part is cut into
 micro-batches. All workers have the same number of them (with sharded weights a forward is a joint act);
 where a worker runs out it gets a filler, whose counts and loss are left out. A thread prepares the next
-steps while this one trains.
+steps while this one trains. What an objective draws anew each time (masks, negatives) it draws there, from a
+generator for each row that knows only (seed, step, row): see `objective.draws`.
 
-Key: B rows of a micro-batch, T+1 tokens a row
+Key: B rows of a micro-batch
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from torch import Tensor
 from exnihilo.data.collate import simplify
 from exnihilo.data.order import Order
 from exnihilo.errors import DataError
+from exnihilo.objective import draws
 from exnihilo.objective.base import Objective
 
 if TYPE_CHECKING:
+    from exnihilo.codec.base import Codec
     from exnihilo.data.dataset import Dataset
 
 AHEAD = 2  # steps prepared in advance
@@ -64,8 +67,9 @@ class Batches:
 
     Args:
         dataset, order: what rows hold, and which a step has.
-        objective: names the columns that it reads.
+        objective: names the columns that it reads, and draws what is random in them.
         rows_per_step: over all workers.
+        codec, seed: what `draw` needs; an objective that draws nothing needs neither.
     """
 
     def __init__(
@@ -79,10 +83,13 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         pin: bool = False,
+        codec: Codec | None = None,
+        seed: int = 0,
     ) -> None:
         self.dataset, self.order, self.objective = dataset, order, objective
         self.rows_per_step, self.micro_rows = rows_per_step, micro_rows
         self.rank, self.world, self.pin = rank, world, pin
+        self.codec, self.seed = codec, seed
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ready: dict[int, Future[Step]] = {}
 
@@ -92,7 +99,7 @@ class Batches:
         cut = parts(rows, self.rank, self.world, self.micro_rows)
         mine = np.concatenate(cut)
         read = mine if len(mine) else rows[:1]
-        columns = self.dataset.batch(read)
+        columns = self.columns(read, step)
         micros, at = [], 0
         for part in cut:
             if len(part):
@@ -102,6 +109,10 @@ class Batches:
                 piece = {name: column[:1] for name, column in columns.items()}
             micros.append(Micro(self.tensors(piece), filler=not len(part)))
         return Step(step, mine, micros)
+
+    def columns(self, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
+        """The columns of some rows as the step sees them."""
+        return draws.draw(self.objective, self.dataset, rows, codec=self.codec, seed=self.seed, step=step)
 
     def tensors(self, columns: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Columns as tensors: only those the objective reads, `doc` and `pos` dropped where they say

@@ -1,6 +1,7 @@
-"""How long a run lasts, and what its schedule's horizon is: steps, tokens or minutes, whichever ends first.
+"""How long a run lasts, and what its schedule's horizon is: steps, tokens, epochs or minutes, whichever ends
+first.
 
-With steps or tokens the horizon is known. With minutes it is measured, once, and stored, so that the
+With steps, tokens or epochs the horizon is known. With minutes it is measured, once, and stored, so that the
 learning rate stays a pure function of (step, horizon):
 
 - wsd needs none until its cool-down begins, which is when the time that is left is the cool-down's share;
@@ -23,23 +24,35 @@ TIMED = 10  # steps that are timed before a horizon is estimated
 MARGIN = 0.98  # of the minutes is aimed at, so that the cool-down ends before the clock
 
 
+def steps_of(config: RunConfig, step_tokens: int, epoch_tokens: int | None = None) -> int | None:
+    """Steps that a budget of steps, tokens or epochs allows, whichever ends first; None without these.
+
+    >>> steps_of(RunConfig(epochs=2.5), step_tokens=100, epoch_tokens=1000)
+    25
+    """
+    limits = [config.steps] if config.steps is not None else []
+    if config.tokens is not None:
+        limits.append(math.ceil(config.tokens / step_tokens))
+    if config.epochs is not None and epoch_tokens is not None:
+        limits.append(max(1, round(config.epochs * epoch_tokens / step_tokens)))
+    return min(limits) if limits else None
+
+
 class Budget:
     """The end of a run and the horizon of its schedule.
 
     Args:
-        config: its steps, tokens, minutes and schedule.
+        config: its steps, tokens, epochs, minutes and schedule.
         step_tokens: positions that one step trains on.
+        epoch_tokens: positions of all rows of the training split; needed for epochs.
     """
 
-    def __init__(self, config: RunConfig, step_tokens: int) -> None:
-        limits = [config.steps] if config.steps is not None else []
-        if config.tokens is not None:
-            limits.append(math.ceil(config.tokens / step_tokens))
-        self.steps: int | None = min(limits) if limits else None
+    def __init__(self, config: RunConfig, step_tokens: int, epoch_tokens: int | None = None) -> None:
+        self.steps: int | None = steps_of(config, step_tokens, epoch_tokens)
         self.seconds: float | None = config.minutes * 60 if config.minutes is not None else None
         if self.steps is None and self.seconds is None:
             raise ConfigError(
-                "the run has no budget", expected="steps=, tokens= or minutes=", next="e.g. minutes=10"
+                "the run has no budget", expected="steps=, tokens=, epochs= or minutes=", next="e.g. epochs=3"
             )
         self.schedule: ScheduleConfig = config.optim.schedule
 

@@ -6,7 +6,7 @@ Four kinds of keys:
   workers);
 - *rounding*: the same sums in another order (``device``, ``threads``, ``compile`` ...): allowed, no longer
   bit for bit;
-- *budget*: ``steps``, ``tokens``, ``minutes``: allowed, with a word on the schedule;
+- *budget*: ``steps``, ``tokens``, ``epochs``, ``minutes``: allowed, with a word on the schedule;
 - everything else would make it another run: refused unless forced; shapes and tokenizer even then.
 """
 
@@ -22,10 +22,10 @@ from exnihilo import log
 from exnihilo.config import RunConfig
 from exnihilo.errors import ConfigError
 
-FREE = ("run", "recipe", "eval.", "checkpoint.", "val", "data.workers", "parallel.mode")
+FREE = ("run", "recipe", "eval.", "checkpoint.", "val", "data.workers", "parallel.mode", "control.")
 ROUNDING = ("device", "threads", "compile", "batch.micro_tokens", "checkpointing")
-BUDGET = ("steps", "tokens", "minutes")
-NEVER = ("model.", "codec.", "objective", "init")  # another model, another meaning of ids
+BUDGET = ("steps", "tokens", "epochs", "minutes")
+NEVER = ("model.", "codec.", "objective", "init", "tune.lora")  # another model, another meaning of ids
 SOFT = ("model.dropout",)  # in a NEVER section, but no part of the shape
 
 
@@ -79,6 +79,8 @@ def compare(stored: Mapping[str, Any], config: RunConfig, origins: Mapping[str, 
     """What the user gave that differs from what the run was started with."""
     old, new = dict(leaves(stored)), dict(leaves(config))
     wanted = given(config, origins)
+    if origins is None and stored.get("init") is not None:
+        wanted = {key for key in wanted if not key.startswith("model.")}  # the shape was that of `init`
     out = []
     for key in sorted(new):
         if not any(key == name or key.startswith(name + ".") for name in wanted):

@@ -1,5 +1,5 @@
-"""Evaluation inside the loop: validation loss, bits per byte, loss by source, and samples of what the model
-writes.
+"""Evaluation inside the loop: validation loss, bits per byte, loss by source, the metrics of a downstream
+type, and samples of what the model writes.
 
 It leaves no trace: random states, training mode and sharding are as before, and the averaged weights
 (`ema`) are in place only meanwhile. When it happens depends on steps, or on the clock where the budget is
@@ -26,6 +26,7 @@ from exnihilo.parallel.mesh import World
 from exnihilo.train.budget import Budget
 from exnihilo.train.checkpoint import name_of, write_text
 from exnihilo.train.ema import Ema
+from exnihilo.train.examples import Examples
 from exnihilo.train.precision import DTYPES
 from exnihilo.train.state import State
 
@@ -38,6 +39,7 @@ TIMES = 10  # evaluations a run, where eval.every does not say
 SHARE = 0.03  # of the run's tokens that one evaluation reads at most by default (about 1% of its time)
 LEAST_TOKENS = 4096  # of one evaluation, so that a short run's figure is not all noise
 FINAL_SHARE, FINAL_SECONDS = 0.05, 10.0  # of the run's time, or seconds if more, for the last evaluation
+MICRO_TOKENS = {"cpu": 4096, "cuda": 1 << 16}  # of one forward, at least: without a backward little is kept
 SAMPLE_TOKENS = 128
 SHOWN = 100  # characters of a sample that are said
 
@@ -71,6 +73,9 @@ class Evaluator:
     ) -> None:
         self.config, self.run, self.world = config, run, world
         self.model, self.objective, self.codec, self.dataset, self.ema = model, objective, codec, dataset, ema
+        self.examples: Examples | None = None
+        if objective.supervised and dataset is not None:
+            self.examples = Examples(config, model, objective, codec)
 
     def due(self, state: State, budget: Budget) -> bool:
         """Whether to evaluate now, between two steps; never twice at one step."""
@@ -86,24 +91,42 @@ class Evaluator:
         return state.step % max(1, budget.steps // TIMES) == 0
 
     def measure(self, state: State, max_tokens: int | None) -> dict[str, float]:
-        """Figures of the validation split: "val_loss", "val_bpb", "val_loss@SOURCE", "val_tokens"; {}
-        without one."""
+        """Figures of the validation split: "val_loss", "val_bpb", "val_loss@SOURCE", "val_tokens", and the
+        metrics of a downstream type; {} without one."""
         if self.dataset is None:
             return {}
+        dtype = DTYPES[state.choices.dtype]
         with self._quiet():
             found = evaluate(
                 self.model,
                 self.objective,
                 self.dataset,
                 device=self.world.device,
-                dtype=DTYPES[state.choices.dtype],
-                micro_rows=state.choices.micro_rows,
+                dtype=dtype,
+                micro_rows=self.micro_rows(state.choices.micro_rows),
                 max_tokens=max_tokens,
                 token_bytes=self.codec.token_bytes(),
-                rank=self.world.rank,
-                world=self.world.size,
+                codec=self.codec,
+                world=self.world,
             )
+            if self.examples is not None:
+                share = 1.0 if max_tokens is None else max_tokens / max(1, self.dataset.tokens)
+                found.update(self.examples.measure(self.world.device, dtype, share))
         return {f"val_{key}": float(value) for key, value in found.items()}
+
+    def conclude(self, state: State) -> dict[str, float]:
+        """After the last step of a downstream type: calibrate, and the metrics of the whole split."""
+        if self.examples is None:
+            return {}
+        with self._quiet():
+            state.calibrated, found = self.examples.conclude(DTYPES[state.choices.dtype])
+        return {f"val_{key}": float(value) for key, value in found.items()}
+
+    def micro_rows(self, training: int) -> int:
+        """Rows of one forward of an evaluation: at least those of training."""
+        assert self.dataset is not None
+        least = MICRO_TOKENS.get(self.world.device.type, 4096)
+        return max(training, least // self.dataset.context)
 
     def write_samples(self, state: State) -> str:
         """Texts that the model writes now, to ``RUN/samples/step-N.txt``; returns how the first begins."""

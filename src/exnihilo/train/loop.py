@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,8 @@ class Result:
         run: its folder. step, tokens, seconds: what was done, over all resumes.
         loss: of the last step, nats. val_loss, bpb: of the validation split; None without one.
         interrupted: it was told to stop, has saved, and can be resumed.
+        metrics: of a downstream type on the validation split, calibrated, e.g. {"accuracy": 0.83}; those of
+            the majority baseline are called "majority_accuracy" and so on.
     """
 
     run: Path
@@ -62,6 +64,7 @@ class Result:
     val_loss: float | None
     bpb: float | None
     interrupted: bool
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -274,6 +277,15 @@ class Loop:
     def _drop_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
+    def _rate(self) -> float:
+        """The learning rate of what is not slowed down for its layer."""
+        first = self.optimizer.param_groups[0]
+        return (
+            first["lr"]
+            if first["peak_lr"] == first["base_lr"]
+            else first["base_lr"] * first["lr"] / first["peak_lr"]
+        )
+
     def _report(self, found: Gradients, seconds: float) -> None:
         self._smooth = seconds if self._smooth is None else 0.9 * self._smooth + 0.1 * seconds
         speed = self.step_tokens / seconds
@@ -284,7 +296,7 @@ class Loop:
             self.state.step,
             {
                 "loss": found.loss,
-                "lr": self.optimizer.param_groups[0]["lr"],
+                "lr": self._rate(),
                 "grad_norm": found.norm,
                 "tokens": self.state.tokens,
                 "seconds": round(self._before + time.perf_counter() - self._clock, 3),
@@ -381,6 +393,7 @@ class Loop:
             return False
         self.metrics.write("eval", state.step, {"tokens": state.tokens, "seconds": state.seconds, **figures})
         bits = f", {figures['val_bpb']:.4f} bits a byte" if "val_bpb" in figures else ""
+        bits += self._main(figures)
         log.say(f"step {state.step}: validation loss {figures['val_loss']:.4f}{bits}{writes}")
         state.last_val = figures
         if not (self.config.checkpoint.best and math.isfinite(figures["val_loss"])):
@@ -391,21 +404,42 @@ class Loop:
         return False
 
     def _final(self) -> None:
-        """The last figures, over more of the validation split than those on the way."""
+        """The last figures: over more of the validation split than those on the way, and calibrated."""
         state, dataset = self.state, self.evaluator.dataset
-        if dataset is None or state.choices.eval_tokens is None or self.config.eval.tokens is not None:
+        if dataset is None or (state.last_val and state.last_val.get("final")):
             return
-        if state.last_val and state.last_val.get("final"):
+        whole = state.choices.eval_tokens is None or self.config.eval.tokens is not None
+        if whole and self.evaluator.examples is None:
             return
-        speed = self.step_tokens / max(state.choices.step_seconds, 1e-6)
-        most = max(state.choices.eval_tokens, final_tokens(state.seconds, speed))
-        figures = self.evaluator.measure(state, None if dataset.tokens <= most else most)
+        figures = dict(state.last_val or {})
+        if not (whole and figures):
+            speed = self.step_tokens / max(state.choices.step_seconds, 1e-6)
+            most = max(state.choices.eval_tokens or 0, final_tokens(state.seconds, speed))
+            figures = self.evaluator.measure(state, None if dataset.tokens <= most else most)
+        figures.update(self.evaluator.conclude(state))
         self.metrics.write(
             "eval", state.step, {"tokens": state.tokens, "seconds": state.seconds, "final": True, **figures}
         )
-        log.say(f"final validation loss {figures['val_loss']:.4f} over {figures['val_tokens']:,.0f} tokens")
+        kind = "tokens" if self.objective.attention.value == "causal" else "targets"
+        over = f"over {figures['val_tokens']:,.0f} {kind}"
+        log.say(f"final validation loss {figures['val_loss']:.4f} {over}{self._main(figures)}")
         state.last_val = {**figures, "final": 1.0}
         self.keeper.dirty = True
+
+    def _main(self, figures: Mapping[str, float]) -> str:
+        """What beside the loss is worth a word: the main metric, with its majority baseline where that is
+        known; or the terms of several."""
+        name = self.objective.main_metric
+        if f"val_{name}" not in figures:
+            known = {"val_loss", "val_tokens", "val_bpb", "val_perplexity"}
+            terms = [
+                (k.removeprefix("val_"), v) for k, v in figures.items() if k not in known and "@" not in k
+            ]
+            return "".join(f", {k} {v:.4f}" for k, v in terms if k != "final")
+        base = figures.get(f"val_majority_{name}")
+        return f", {name} {figures[f'val_{name}']:.4f}" + (
+            f" (majority: {base:.4f})" if base is not None else ""
+        )
 
     def result(self, run: Path, interrupted: bool) -> Result:
         """What the run came to so far."""
@@ -419,6 +453,9 @@ class Loop:
             val.get("val_loss"),
             val.get("val_bpb"),
             interrupted,
+            {k.removeprefix("val_"): v for k, v in val.items() if k.startswith("val_")}
+            if self.objective.supervised
+            else {},
         )
 
 

@@ -1,4 +1,5 @@
-"""A training run from end to end: configuration -> tokenizer -> data -> model -> loop -> Hugging Face folder.
+"""A training run from end to end: configuration -> tokenizer -> data -> model -> loop -> Hugging Face folder,
+and after fine-tuning the control runs.
 
 ::
 
@@ -23,15 +24,16 @@ import torch
 from exnihilo import data as datas
 from exnihilo import log
 from exnihilo.config import RunConfig
+from exnihilo.environment import keep_memory
 from exnihilo.errors import ConfigError, UsageError
 from exnihilo.interop import hf
-from exnihilo.model import build, flops_per_token, parameters
-from exnihilo.objective.registry import create as create_objective
+from exnihilo.model import build, flops_per_token, parameters, resolve
 from exnihilo.optim import create as create_optimizer
 from exnihilo.parallel import checkpoint_blocks, fsdp, matmul_flops
 from exnihilo.parallel import compile as compiling
 from exnihilo.parallel.mesh import World
-from exnihilo.train import changes, checkpoint, metrics, runfolder, saving, setup
+from exnihilo.train import changes, checkpoint, control, facts, metrics, runfolder, saving, setup, start
+from exnihilo.train.adapt import adapt
 from exnihilo.train.batches import Batches
 from exnihilo.train.budget import Budget
 from exnihilo.train.ema import Ema
@@ -68,6 +70,7 @@ def run(
         ExNihiloError: with what was given, what was expected, and the next action.
     """
     threads = torch.get_num_threads()
+    keep_memory()
     world = World.start(config.device)
     try:
         with shown(progress and world.main) as display:
@@ -107,16 +110,25 @@ class _Run:
         open_it = partial(runfolder.open_folder, self.path, resume=self.resume, force=self.force)
         self.world.first(lambda: locks.append(open_it()))
         try:
-            return self._train()
+            result = self._train()
+            if result.interrupted or not control.wanted(self.config, self.objective):
+                return result
+            settled = RunConfig.model_validate(self.state.config)
+            self._forget()
+            return control.compare(settled, result, self.objective, self.world, self.display, run)
         finally:
             for lock in locks:
                 lock.release()
+
+    def _forget(self) -> None:
+        """Free what a finished run holds: the control runs have models of their own."""
+        del self.model, self.optimizer, self.ema, self.batches, self.splits, self.metrics
 
     def _train(self) -> Result:
         if self.resume:
             self._look_back()
         self._check()
-        init, parent = setup.read_init(self.config) if self.config.init and not self.found else (None, None)
+        init, parent = start.read_init(self.config) if self.config.init and not self.found else (None, None)
         self.state.parent = self.state.parent or parent
         self._parts(init)
         del init
@@ -184,7 +196,6 @@ class _Run:
     def _parts(self, init: Any) -> None:
         """Tokenizer, objective, data, shapes; the model on its device with its optimiser."""
         config, world, state = self.config, self.world, self.state
-        self.objective = create_objective(config.objective, config.options)
         if self.found:
             self.choices = state.choices
             if self.choices.world == world.size and self.choices.device == world.device.type:
@@ -199,31 +210,53 @@ class _Run:
         )
         if self.found:
             setup.check_codec(self.codec, state, self.path)
-        shape = setup.model_config(config, self.codec, init.model.config if init else None, self.origins)
+        shape = start.model_config(config, self.codec, init.model.config if init else None, self.origins)
+        self._objective(shape.context)
+        shape = resolve(shape.model_copy(update=self.objective.model_settings), self.codec.vocab_size)
         self.config = config = config.model_copy(update={"model": shape})
+        control.check(config, self.objective)
         self.splits = self._data()
         train = self.splits.train
         if self.found is None:
             self.choices = setup.choose_format(config, world)
         self.rows_per_step = max(1, config.batch.tokens // train.context)
         self.order = train.order(config.seed)
-        self.budget = Budget(config, self.rows_per_step * train.context)
-        self.model = setup.make_model(config, self.objective, world, init.model if init else None)
+        self.budget = Budget(config, self.rows_per_step * train.context, train.rows * train.context)
+        model, known = (init.model, getattr(init, "objective", None)) if init else (None, None)
+        self.model = start.make_model(config, self.objective, world, model, known)
+        self.adapters = adapt(self.model, config.tune, shape.depth, config.seed)
         if config.checkpointing:
             checkpoint_blocks(self.model)
         fsdp.shard(self.model, world, config.parallel.mode)
-        self.optimizer = create_optimizer(self.model, config.optim, shape)
+        self.optimizer = create_optimizer(
+            self.model,
+            config.optim,
+            shape,
+            layer_decay=config.tune.layer_decay,
+            purpose=setup.purpose(config, self.objective),
+        )
         self.ema = Ema(self.model, config.ema) if config.ema is not None else None
         say = (
             f"model: {shape.family}, {parameters(shape):,} parameters ({shape.depth} layers × {shape.width})"
         )
         log.say(say + f", {world.size} × {world.device.type}")
 
+    def _objective(self, length: int) -> None:
+        """The objective with its facts: learnt now, or as the checkpoint holds them."""
+        config, state = self.config, self.state
+        self.objective = facts.create(config, length=length)
+        if self.found is None:
+            state.facts = facts.survey(self.objective, config, self.world)
+        self.objective.facts = {**state.facts, **state.calibrated}
+
     def _data(self) -> Any:
         config, world, state = self.config, self.world, self.state
-        key = setup.digest(
-            {"objective": config.objective, "options": config.options, "codec": self.codec.hash}
-        )
+        identity: dict[str, Any] = {"objective": config.objective, "options": config.options}
+        if self.objective.supervised or state.facts:  # what else the encoding may depend on
+            identity.update(facts=state.facts)
+        if not self.objective.joins:
+            identity.update(length=self.objective.length)
+        key = setup.digest({**identity, "codec": self.codec.hash})
 
         def prepare(display: Any = None) -> Any:
             return datas.prepare(
@@ -231,10 +264,11 @@ class _Run:
                 config.val,
                 encode=partial(self.objective.encode_many, codec=self.codec),
                 key=key,
-                context=config.model.context,
+                context=self.objective.row or config.model.context,
                 seed=config.seed,
                 progress=display,
                 pad_id=self.codec.pad_id,
+                **facts.laying(self.objective),
             )
 
         made: list[Any] = []
@@ -310,6 +344,8 @@ class _Run:
             rank=self.world.rank,
             world=self.world.size,
             pin=self.world.device.type == "cuda",
+            codec=self.codec,
+            seed=self.config.seed,
         )
 
     def _extend(self) -> None:
@@ -322,7 +358,7 @@ class _Run:
             raise ConfigError(
                 f"the new budget ends at step {budget.steps}, the run is at step {state.step}",
                 expected=f"more than {state.step} steps",
-                next="a larger steps= or tokens=",
+                next="a larger steps=, tokens= or epochs=",
             )
         state.horizon = budget.steps if budget.seconds is None else None
         budget.begin(state, self.choices.step_seconds)
@@ -333,7 +369,7 @@ class _Run:
         )
 
     def _describe(self) -> None:
-        """Write the folder's descriptions: config.toml, env.json, data.json, model.json."""
+        """Write the folder's descriptions: config.toml, env.json, data.json, model.json, objective.json."""
         base = dict(self.origins or {})
         if self.origins is None:
             base = dict.fromkeys(changes.given(self.config, None), "given")
@@ -350,6 +386,7 @@ class _Run:
             runfolder.write_json(self.path / "env.json", runfolder.environment(str(self.world.device)))
         runfolder.write_json(self.path / "data.json", self.splits.report.to_json())
         runfolder.write_json(self.path / "model.json", self.config.model.model_dump(mode="json"))
+        facts.write(self.path, self.config.objective, self.objective)
         runfolder.write_config(self.path, settled, marks)
 
     # the loop --------------------------------------------------------------------------------
@@ -413,6 +450,8 @@ class _Run:
         else:
             tensors = saving.weights(self.model)
         state, config = self.state, self.config
+        if self.adapters is not None:
+            tensors = self.adapters.merged(tensors)
 
         def write() -> None:
             whole = build(config.model, heads=self.objective.heads, seed=config.seed)
@@ -423,7 +462,9 @@ class _Run:
                 "tokens": state.tokens,
                 "seed": config.seed,
             }
-            hf.save(whole, self.codec, self.path, extra=extra)
+            trained = facts.to_json(config.objective, self.objective)
+            hf.save(whole, self.codec, self.path, extra=extra, objective=trained)
+            facts.write(self.path, config.objective, self.objective)
 
         self.world.first(write)
         saving.say_best(state, self.path / "checkpoints")

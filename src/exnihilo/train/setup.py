@@ -1,5 +1,5 @@
-"""Puts a run's parts together: tokenizer, model, measured choices, and the configuration with nothing left
-open."""
+"""Puts a run's parts together: tokenizer, measured choices, and the configuration with nothing left open.
+(`start` makes the model.)"""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ import torch
 from exnihilo import codec as codecs
 from exnihilo import data as datas
 from exnihilo import log
-from exnihilo.config import ModelConfig, RunConfig
-from exnihilo.errors import CodecError, ConfigError, ModelError
-from exnihilo.interop.load import load as load_trained
-from exnihilo.model import build, resolve
+from exnihilo.config import RunConfig
+from exnihilo.errors import CodecError
 from exnihilo.objective.base import Objective
+from exnihilo.optim.create import Purpose
 from exnihilo.parallel.mesh import World
 from exnihilo.train import precision, tune
 from exnihilo.train.batches import Batches
-from exnihilo.train.changes import given
-from exnihilo.train.checkpoint import sha256
-from exnihilo.train.saving import put_weights
+from exnihilo.train.budget import Budget
 from exnihilo.train.state import Choices, State
 
 if TYPE_CHECKING:
@@ -99,66 +96,6 @@ def check_codec(codec: Codec, state: State, run: Path) -> None:
         )
 
 
-# model ------------------------------------------------------------------------------------------
-
-
-def read_init(config: RunConfig) -> tuple[Any, dict[str, str]]:
-    """What ``init=`` names: (model and codec, where they come from)."""
-    assert config.init is not None
-    loaded = load_trained(config.init)
-    source = loaded.path / "model.safetensors"
-    parent = {"path": str(config.init), "weights": str(source)}
-    if source.is_file():
-        parent["sha256"] = sha256(source)
-    return loaded, parent
-
-
-def model_config(
-    config: RunConfig, codec: Codec, init: ModelConfig | None, origins: Mapping[str, str] | None
-) -> ModelConfig:
-    """The model's shape with nothing open: from the dial, or that of `init`, whose shape settings cannot
-    contradict.
-
-    ``context`` may be changed for rotary models; ``dropout`` always.
-    """
-    if init is None:
-        return resolve(config.model, codec.vocab_size)
-    if codec.vocab_size > (init.vocab_size or 0):
-        raise CodecError(
-            f"the tokenizer has {codec.vocab_size} ids, "
-            f"the model of init={config.init} has {init.vocab_size}",
-            expected="the tokenizer that the weights were trained with",
-            next="leave codec.path out",
-        )
-    wanted = {k.removeprefix("model.") for k in given(config, origins) if k.startswith("model.")}
-    changed: dict[str, Any] = {}
-    for name in sorted(wanted):
-        new, old = getattr(config.model, name), getattr(init, name)
-        if new is None or new == old:
-            continue
-        if name == "dropout" or (name == "context" and init.family != "gpt2"):
-            changed[name] = new
-        elif origins is not None:  # without origins a recipe's own values cannot be told from the user's
-            raise ModelError(
-                f"model.{name}={new}, but the model of init={config.init} has {old}",
-                expected="the shape of the weights that are taken",
-                next=f"leave model.{name} out",
-            )
-    if origins is None and "context" not in wanted:
-        changed.pop("context", None)
-    return resolve(init.model_copy(update=changed), codec.vocab_size)
-
-
-def make_model(config: RunConfig, objective: Objective, world: World, init: Model | None) -> Model:
-    """The model on its device: random, or with the weights of `init`."""
-    model = build(config.model, heads=objective.heads, seed=config.seed, device=world.device)
-    if init is not None:
-        own = {name for name, _ in model.named_parameters()}
-        tensors: dict[str, Tensor] = {n: p.detach() for n, p in init.named_parameters() if n in own}
-        put_weights(model, tensors, str(config.init))
-    return model
-
-
 # measured choices ------------------------------------------------------------------------------------------
 
 
@@ -183,7 +120,7 @@ def choose_batching(
 
     def forward(rows: int) -> Tensor:
         if rows not in tensors:
-            made = batches.tensors(batches.dataset.batch(batches.order.rows(0, rows)))
+            made = batches.tensors(batches.columns(batches.order.rows(0, rows), 0))
             tensors[rows] = {k: v.to(world.device) for k, v in made.items()}
         counts = objective.counts(tensors[rows])
         with precision.autocast(choices.dtype, world.device):
@@ -201,7 +138,9 @@ def choose_batching(
         choices.micro_rows, row_seconds = tune.micro_rows(forward, model, world, rows=most, context=context)
         speed = context * world.size / row_seconds
         log.say(f"micro-batch: {choices.micro_rows} rows of {context} tokens ({speed:,.0f} tokens/s)")
-    run_seconds = expected_seconds(config, row_seconds * most, batches.rows_per_step * context)
+    run_seconds = expected_seconds(
+        config, row_seconds * most, batches.rows_per_step * context, batches.dataset.rows * context
+    )
     choices.compile, row_seconds = tune.compile_or_not(
         config.compile,
         forward,
@@ -214,17 +153,21 @@ def choose_batching(
     choices.step_seconds = row_seconds * most
 
 
-def expected_seconds(config: RunConfig, step_seconds: float, step_tokens: int) -> float:
+def purpose(config: RunConfig, objective: Objective) -> Purpose:
+    """What the weights are trained for; decides the default learning rates."""
+    if not objective.supervised:
+        return "pretrain"
+    return "learn" if config.init is None else "tune"
+
+
+def expected_seconds(
+    config: RunConfig, step_seconds: float, step_tokens: int, epoch_tokens: int | None = None
+) -> float:
     """How long the run will take, as its budget says."""
-    limits = [config.minutes * 60] if config.minutes is not None else []
-    if config.steps is not None:
-        limits.append(config.steps * step_seconds)
-    if config.tokens is not None:
-        limits.append(config.tokens / step_tokens * step_seconds)
-    if not limits:
-        raise ConfigError(
-            "the run has no budget", expected="steps=, tokens= or minutes=", next="e.g. minutes=10"
-        )
+    budget = Budget(config, step_tokens, epoch_tokens)
+    limits = [budget.seconds] if budget.seconds is not None else []
+    if budget.steps is not None:
+        limits.append(budget.steps * step_seconds)
     return min(limits)
 
 
@@ -253,15 +196,13 @@ def settled(
         ):  # fmt: skip
             marks[f"model.{name}"] = "derived"
     groups = {g.get("algorithm", config.optim.name): g for g in reversed(optimizer.param_groups)}
-    main = groups[config.optim.name]
-    rates: dict[str, Any] = {
-        "lr": fill("optim.lr", config.optim.lr, main["peak_lr"], "derived"),
-        "weight_decay": fill(
-            "optim.weight_decay", config.optim.weight_decay, main["weight_decay"], "derived"
-        ),
-    }
+    rates: dict[str, Any] = {}
+    if main := groups.get(config.optim.name):  # muon has none where all matrices are frozen
+        rates["lr"] = fill("optim.lr", config.optim.lr, main["base_lr"], "derived")
+        decay = main["weight_decay"]
+        rates["weight_decay"] = fill("optim.weight_decay", config.optim.weight_decay, decay, "derived")
     if config.optim.name == "muon" and "adamw" in groups:
-        rest = groups["adamw"]["peak_lr"]
+        rest = groups["adamw"]["base_lr"]
         rates["adamw_lr"] = fill("optim.adamw_lr", config.optim.adamw_lr, rest, "derived")
     micro = choices.micro_rows * context
     given_micro = config.batch.micro_tokens

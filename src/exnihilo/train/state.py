@@ -66,6 +66,10 @@ class State:
     hashes: dict[str, str] = field(default_factory=dict)  # config, data, codec
     groups: list[dict[str, Any]] = field(default_factory=list)  # the optimiser's scalars, for reading
     parent: dict[str, str] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)  # the objective's, from the training split
+    calibrated: dict[str, Any] = field(
+        default_factory=dict
+    )  # and those from the validation split, at the end
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

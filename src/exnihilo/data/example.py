@@ -1,0 +1,56 @@
+"""Examples of several roles as text: for the leak check, previews, tokenizers, and against broken Unicode.
+
+readable({"question": "Who?", "context": "Mia ran.", "answers": []})    # "Who?\nMia ran."
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exnihilo.data.base import Example
+from exnihilo.data.split import ANSWERS, utf8
+
+
+def readable(example: Example) -> str:
+    """What a model is given, as one text: the inputs in their order, words divided by spaces."""
+    out = []
+    for role, value in example.items():
+        if role[0] == "_" or role in ANSWERS:
+            continue
+        if isinstance(value, str):
+            out.append(value)
+        elif isinstance(value, (list, tuple)):
+            out.append(" ".join(map(str, value)))
+    return "\n".join(out)
+
+
+def size_of(example: Example) -> int:
+    """About how many characters an example has: what bounds a batch on its way."""
+    size = 0
+    for value in example.values():
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, (list, tuple)):
+            size += sum(len(v) + 1 if isinstance(v, str) else 32 for v in value)
+    return size
+
+
+def repaired(example: Example) -> Example:
+    """The example itself, or a copy in which half surrogate pairs (from escapes in JSON) became U+FFFD."""
+    fixed = {k: w for k, v in example.items() if k[0] != "_" and (w := _repair(v)) is not v}
+    return {**example, **fixed} if fixed else example
+
+
+def _repair(value: Any) -> Any:
+    if isinstance(value, str):
+        if value.isascii():
+            return value
+        body = utf8(value).decode()
+        return value if body == value else body
+    if isinstance(value, (list, tuple)):
+        fixed = [_repair(v) for v in value]
+        return value if all(a is b for a, b in zip(value, fixed, strict=True)) else fixed
+    if isinstance(value, dict):
+        fixed = {k: _repair(v) for k, v in value.items()}
+        return value if all(fixed[k] is value[k] for k in value) else fixed
+    return value

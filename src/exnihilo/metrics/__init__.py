@@ -1,0 +1,1 @@
+"""Figures from predictions: numpy only, from whole-split counts, equal to the reference scorers."""

@@ -1,0 +1,137 @@
+"""Labelled examples from stories: one view of a document for each training type.
+
+    for example in VIEWS["qa"].make(World(0).document(7)): ...      # {"question", "context", "answers", "id"}
+
+A view turns one document into its examples: role -> value. All is read off the derivation, so every label is
+the truth; a pure function of the document.
+
+    stories     text                            the document as it is
+    sentiment   text, label                     a paragraph; the mood it ends in: positive, neutral, negative
+    entailment  a, b, label                     entailment, neutral or contradiction
+    qa          question, context, answers, id  spans of the story; [] where it does not answer
+    entities    words, tags (+ text, spans)     a paragraph; BIO tags of PERSON, PLACE, THING, ANIMAL, FOOD
+    pos         words, tags (+ text)            a paragraph; parts of speech
+    pairs       a, b                            two halves of one story
+    rerank      query, document, label          a question with the passage that answers it (1) or another (0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .rng import Draws
+
+if TYPE_CHECKING:
+    from .document import Document
+
+Values = dict[str, Any]
+MOODS = {1: "positive", 0: "neutral", -1: "negative"}
+LABELS = {"entailed": "entailment", "neutral": "neutral", "contradicted": "contradiction"}
+
+
+@dataclass(frozen=True)
+class View:
+    """The roles that its examples have, and how they are made."""
+
+    roles: tuple[str, ...]
+    make: Callable[[Document], Iterator[Values]]
+
+
+def stories(doc: Document) -> Iterator[Values]:
+    yield {"text": doc.text}
+
+
+def sentiment(doc: Document) -> Iterator[Values]:
+    for start, end in _paragraphs(doc):
+        moods = [s.sentiment for s in doc.sentences if start <= s.start < end and s.sentiment]
+        yield {"text": doc.text[start:end], "label": MOODS[moods[-1] if moods else 0]}
+
+
+def entailment(doc: Document) -> Iterator[Values]:
+    for pair in doc.entailment:
+        yield {"a": pair.premise, "b": pair.hypothesis, "label": LABELS[pair.label]}
+
+
+def qa(doc: Document) -> Iterator[Values]:
+    story = doc.story
+    for number, question in enumerate(doc.qa):
+        answers = [] if question.answer is None else [{"text": question.answer, "start": question.start}]
+        name = f"{'x' if doc.index is None else doc.index}-{number}"
+        yield {"question": question.question, "context": story, "answers": answers, "id": name}
+
+
+def entities(doc: Document) -> Iterator[Values]:
+    return _tagged(doc, 4)
+
+
+def pos(doc: Document) -> Iterator[Values]:
+    return _tagged(doc, 3)
+
+
+def _paragraphs(doc: Document) -> Iterator[tuple[int, int]]:
+    """Where the story's paragraphs stand. (Sentences alone would often be equal in different stories.)"""
+    end = doc.spans[doc.story_end - 1].end
+    for paragraph in doc.paragraphs:
+        if paragraph[0].start < end:
+            yield paragraph[0].start, paragraph[-1].end
+
+
+def _tagged(doc: Document, column: int) -> Iterator[Values]:
+    """One example a paragraph of the story."""
+    tags = doc.tags
+    for start, end in _paragraphs(doc):
+        words = [tag for tag in tags if start <= tag[1] < end]
+        values: Values = {
+            "words": [w[0] for w in words],
+            "tags": [str(w[column]) for w in words],
+            "text": doc.text[start:end],
+        }
+        if column == 4:
+            values["spans"] = _spans(words, start)
+        yield values
+
+
+def _spans(words: list[tuple[str, int, int, str, str]], base: int) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = []
+    for _, start, end, _, bio in words:
+        if bio.startswith("B-"):
+            out.append({"start": start - base, "end": end - base, "label": bio[2:]})
+        elif bio.startswith("I-") and out:
+            out[-1]["end"] = end - base
+    return out
+
+
+def pairs(doc: Document) -> Iterator[Values]:
+    """The story's sentences, every other one on each side: the same people, places and things on both."""
+    sentences = [s.text for s in doc.spans[1 : doc.story_end]]
+    if len(sentences) >= 2:
+        yield {"a": " ".join(sentences[::2]), "b": " ".join(sentences[1::2])}
+
+
+def rerank(doc: Document) -> Iterator[Values]:
+    """For each question with an answer: the sentence that holds it, and one of the story that does not."""
+    spans = doc.spans[1 : doc.story_end]
+    for number, question in enumerate(doc.qa):
+        if question.answer is None or question.start is None:
+            continue
+        right = next((s for s in spans if s.start <= question.start < s.end), None)
+        wrong = [s for s in spans if question.answer not in s.text]
+        if right is None or not wrong:
+            continue
+        other = Draws(len(doc.text), number, question.start).pick(wrong)
+        yield {"query": question.question, "document": right.text, "label": 1}
+        yield {"query": question.question, "document": other.text, "label": 0}
+
+
+VIEWS: dict[str, View] = {
+    "stories": View(("text",), stories),
+    "sentiment": View(("text", "label"), sentiment),
+    "entailment": View(("a", "b", "label"), entailment),
+    "qa": View(("question", "context", "answers", "id"), qa),
+    "entities": View(("words", "tags", "text", "spans"), entities),
+    "pos": View(("words", "tags", "text"), pos),
+    "pairs": View(("a", "b"), pairs),
+    "rerank": View(("query", "document", "label"), rerank),
+}
