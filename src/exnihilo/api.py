@@ -233,6 +233,7 @@ def sample(
     ``temperature=0`` is greedy. The same seed gives the same texts.
     """
     loaded = load(run, device=device)
+    loaded.check_writes()
     from exnihilo.infer import generate
 
     return generate(
@@ -264,6 +265,7 @@ def stream(
 ) -> Iterator[str]:
     """One continuation, piece by piece, in whole characters: ``for piece in xn.stream(run, "Once"): ...``."""
     loaded = load(run, device=device)
+    loaded.check_writes()
     from exnihilo import infer
 
     return infer.stream(

@@ -133,7 +133,11 @@ class Typical:
         lengths = np.array([len(np.atleast_1d(item["tokens"])) for item in items], np.int64)
         self.plan = packing.plan(lengths, length, overlap=0, max_padding=1.0)
         self.rows = self.plan.rows
-        self.names = {name: np.asarray(value).dtype for name, value in items[0].items() if name != "tokens"}
+        self.names = {  # whole numbers as a data set gives them
+            name: np.dtype(np.int64) if (kind := np.asarray(value).dtype).kind in "iu" else kind
+            for name, value in items[0].items()
+            if name != "tokens"
+        }
 
     @classmethod
     def of(cls, objective: Objective) -> Typical:

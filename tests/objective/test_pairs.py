@@ -96,6 +96,7 @@ def pairs_of(columns: Columns, codec: Codec) -> Iterator[tuple[list[int], list[i
                 assert (second == np.arange(second[0], len(at))).all() and tokens[
                     second[0] - 1
                 ] == codec.sep_id
+            assert (tokens[second[:-1]] != codec.sep_id).all() and (first != codec.sep_id).all()
             yield first.tolist(), tokens[second][:-1].tolist(), int(columns["label"][b][at[0]])
 
 
@@ -334,6 +335,20 @@ def test_bad_use_is_refused(codec: Codec):
     o = registry.create("next_sentence")
     with pytest.raises(DataError, match="blocks"):
         o.draw(plain, [draws.generator(0, 0, 0)], draws.Look(1, np.arange(1), lambda rows: plain, codec))
+
+
+def test_a_batch_of_full_rows_stays_full(codec: Codec):
+    """Then attention needs no mask: it is the fastest way, and taken by most batches of long documents."""
+    texts = [document(n, 80, words=30, seed=i) for i, n in enumerate(NAMES[:8])]
+    texts.append(document("zoa", 3, words=400))  # blocks inside one sentence
+    for name in ("next_sentence", "mix"):
+        o = registry.create(name, length=64)
+        items = [i for items in o.encode_many([{"text": t} for t in texts], codec) for i in items]
+        full = [i for i in items if len(np.asarray(i["tokens"])) == 64]
+        rows = Rows(full, 64, codec)
+        out = draws.draw(o, rows, np.arange(rows.rows), codec=codec, seed=0, step=0)
+        assert set(np.unique(out["label"][:, 0]).tolist()) == {IGNORE, 0, 1}
+        assert "doc" not in collate.simplify(out)
 
 
 def test_prepared_data_gives_whole_blocks_and_the_same_pairs_in_any_batch(codec: Codec, tmp_path: Path):

@@ -166,4 +166,6 @@ def test_wrong_use_is_told(run: Path, trained: Path, tmp_path: Path, capsys: Cap
     assert main(["predict", str(run), "text", "top_k=0"]) == 2
     with pytest.raises(UsageError, match="embeddings"):
         xn.load(run, device="cpu").embed(["a text"])
+    assert main(["sample", str(run), "text"]) == 2
+    assert "is an encoder (classes)" in capsys.readouterr().err
     assert xn.load(trained, device="cpu").generate("The", max_new_tokens=3)[0].ids

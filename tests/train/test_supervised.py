@@ -238,8 +238,14 @@ def test_lora_is_merged_and_goes_on_bit_for_bit(
     with monkeypatch.context() as patch:
         stop_at(patch, 3)
         assert run(task(tmp_path / "cut", **values), progress=False).interrupted
+    meanwhile = load(tmp_path / "cut")  # usable before its end, adapters merged
+    assert meanwhile.path.name == "step-00000003"
+    assert not any("lora" in name for name in meanwhile.model.state_dict())
     assert run(task(tmp_path / "cut", **values), resume=True, progress=False).step == 6
     assert same_weights(tmp_path / "whole", tmp_path / "cut")
+    last = load(tmp_path / "cut/checkpoints/step-00000006").model
+    assert all(torch.equal(p, q) for p, q in zip(last.parameters(), load(tmp_path / "cut").model.parameters(),
+                                                 strict=True))  # fmt: skip
     before = dict(load(pretrained).model.named_parameters())
     loaded = load(tmp_path / "whole")
     after = dict(loaded.model.named_parameters())
@@ -297,7 +303,7 @@ def test_the_control_is_cut_resumed_and_told(
     assert len(found["with"]["values"]) == len(found["without"]["values"]) == 2
     assert found["with"]["values"][0] == result.metrics["accuracy"]
     assert found["majority"] == result.metrics["majority_accuracy"]
-    assert set(found["without"]["tried"]) == {str(0.003), str(0.001)}
+    assert set(found["without"]["tried"]) == {str(0.003), str(0.002)}
     said = capsys.readouterr().err
     assert "did pretraining help?" in said and "without pretraining" in said
     # a seed alone is the very run that would be made by hand

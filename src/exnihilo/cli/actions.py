@@ -61,7 +61,13 @@ def train(a: Arguments) -> Figures:
     out(a, summary(result))
     if not result.interrupted:
         out(a, f"try: {_next(str(result.run))}")
-    return {name: getattr(result, name) for name in _RESULT}
+    figures = {name: getattr(result, name) for name in _RESULT}
+    control = result.run / "control.json"
+    if control.is_file():
+        from exnihilo.interop.files import read_json
+
+        figures["control"] = read_json(control)
+    return figures
 
 
 def _next(run: str) -> str:
@@ -226,7 +232,10 @@ def eval(a: Arguments) -> Figures:
     return figures
 
 
-_COUNTS = {"examples", "skipped", "dropped", "tokens", "total", "HasAns_total", "NoAns_total", "queries"}
+_COUNTS = {
+    *("examples", "skipped", "dropped", "tokens", "total", "HasAns_total", "NoAns_total", "queries"),
+    *("unseen", "unlabelled", "unanswered", "unseen_tags", "repaired_tags", "moved_spans", "skipped_rows"),
+}
 
 
 def export(a: Arguments) -> Figures:
@@ -248,7 +257,7 @@ def import_(a: Arguments) -> Figures:
     from exnihilo import api
 
     path = api.import_(a.positionals[0], out=_required(a, "out"), force="force" in a.flags)
-    out(a, f'{path} is ready: exnihilo sample {path} "Once"')
+    out(a, f"{path} is ready: {_next(str(path))}")
     return {"run": path}
 
 

@@ -34,9 +34,11 @@ class Held:
         row = max(2, context + objective.lookahead)
         most = 0.05 if objective.joins else 1.0
         self.plan = packing.plan(lengths, row, overlap=objective.lookahead, max_padding=most)
-        self.kinds = {
-            name: np.asarray(value).dtype for name, value in items[0].items() if name != "tokens"
-        } if items else {}  # fmt: skip
+        self.kinds = {  # whole numbers as a data set gives them
+            name: np.dtype(np.int64) if (kind := np.asarray(value).dtype).kind in "iu" else kind
+            for name, value in (items[0].items() if items else ())
+            if name != "tokens"
+        }
 
     @property
     def rows(self) -> int:

@@ -46,7 +46,7 @@ GOLD = frozenset({"label", "labels", "answers", "tags", "spans", "score"})
 TOKENS = 4096  # of one forward; changes speed and memory, never the result
 Piece = tuple[int, int, int]  # item, start, length
 PADDING = 0.05  # share of a forward's places that may be padding
-_EXAMPLES, _CHARACTERS = 1024, 4 << 20  # held at once while streaming: enough to sort by length
+_EXAMPLES, _CHARACTERS = 1024, 1 << 20  # held at once while streaming: enough to sort by length
 
 
 @dataclass

@@ -29,7 +29,7 @@ from exnihilo import log
 from exnihilo.codec.base import Codec
 from exnihilo.config import ModelConfig
 from exnihilo.errors import CheckpointError, CodecError, ModelError
-from exnihilo.interop import hf, labels
+from exnihilo.interop import adapters, hf, labels
 from exnihilo.interop.files import read_json
 from exnihilo.model import Model, build
 from exnihilo.model.model import fill_ties
@@ -187,6 +187,9 @@ def _native(checkpoint: Path, run: Path, device: str | torch.device) -> tuple[Mo
         state = load_file(checkpoint / WEIGHTS)
         if (checkpoint / AVERAGE).exists():  # what the run will export in the end
             state |= load_file(checkpoint / AVERAGE)
+        if adapters.adapted(state):
+            config_then = read_json(checkpoint / "state.json")["config"]
+            state = adapters.merge(state, adapters.scale_of(config_then["tune"]["lora"]))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{checkpoint / WEIGHTS} cannot be read: {error}",

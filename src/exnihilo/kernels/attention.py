@@ -33,6 +33,7 @@ from torch import Tensor
 
 from exnihilo.kernels import kept
 from exnihilo.kernels.blocked import LEAST, Spans, blocked_attention, pays, spans
+from exnihilo.kernels.dropout import dropout as drop
 
 Kind = Literal["causal", "full", "mask", "flex"]
 
@@ -199,6 +200,26 @@ def attend(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropou
             rule._biases[0] = _bias(see, q_BHTd.dtype)
         bias = rule._biases[0]
     return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, attn_mask=bias, dropout_p=dropout)
+
+
+def attend_some(
+    q_BHMd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, rule: Rule, chosen_BM: Tensor, *, dropout: float = 0.0
+) -> Tensor:
+    """`attend` for M queries a row, which stand at positions `chosen_BM` of it; (B, H, M, d)."""
+    k_BHTd, v_BHTd = _repeat(q_BHMd, k_BGTd, v_BGTd)
+    (B, _, M, d), T = q_BHMd.shape, k_BHTd.shape[2]
+    scores_BHMT = (q_BHMd * (1 / math.sqrt(d))) @ k_BHTd.mT
+    if rule.bias is None and rule.kind == "full":
+        weights_BHMT = torch.softmax(scores_BHMT, -1)
+    else:
+        bias = rule.bias
+        if bias is None:
+            bias = _bias(visible(T, rule.group, rule.doc_BT, q_BHMd.device, rule.window), q_BHMd.dtype)
+        bias_B1MT = bias.expand(B, 1, T, T).gather(2, chosen_BM[:, None, :, None].expand(B, 1, M, T))
+        blind_B1M1 = (bias_B1MT == -math.inf).all(-1, keepdim=True)  # a softmax over nothing is NaN
+        open_B1MT = bias_B1MT.masked_fill(blind_B1M1, 0.0)
+        weights_BHMT = torch.softmax(scores_BHMT + open_B1MT, -1).masked_fill(blind_B1M1, 0.0)
+    return (drop(weights_BHMT, dropout) if dropout else weights_BHMT) @ v_BHTd
 
 
 def _in_blocks(q_BHTd: Tensor) -> bool:

@@ -66,7 +66,7 @@ class Tokens(nn.Module):
         if self.dropout and self.training:
             x_BTD = dropout(x_BTD, self.dropout)
         pos_BTK = None if pos_BT is None else pos_BT.unsqueeze(-1)
-        return Seq(x_BTD, pos_BTK, attention.group, doc_BT)
+        return Seq(x_BTD, pos_BTK, attention.group, doc_BT, raw.get("needed"))
 
     def _check(self, pos_BT: Tensor, limit: int) -> None:
         if pos_BT.shape[1] <= limit and (pos_BT.device.type != "cpu" or torch.compiler.is_compiling()):

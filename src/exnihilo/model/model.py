@@ -80,7 +80,8 @@ class Model(nn.Module):
         Args:
             raw: columns: ``tokens`` (B, T) int64; optional ``pos`` (B, T) positions, default 0 .. T-1 a row;
                 optional ``doc`` (B, T) document of each token, -1 = padding, default one document a row;
-                optional ``segment`` (B, T), default all 0; families without segments do not read it.
+                optional ``segment`` (B, T), default all 0; families without segments do not read it;
+                optional ``needed`` (B, T) bool: states that are read afterwards, others may come as zeros.
             attention: CAUSAL or FULL; default: FULL for encoders, CAUSAL for decoders.
             cache: keys and values read before; then ``pos`` says where the new tokens stand.
             through: a head with a trunk of its own (``generator``), which then reads the columns in the

@@ -5,15 +5,18 @@ Key: B batch, T positions, D model width
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from exnihilo.errors import ModelError
-from exnihilo.kernels.attention import plan
+from exnihilo.kernels.attention import Rule, plan
 from exnihilo.nn.block import Block, PostBlock, Setting, Shape
 from exnihilo.nn.cache import KVCache
 from exnihilo.nn.layout import Seq
 from exnihilo.nn.norms import norm
 from exnihilo.nn.rotary import Rotary
+
+MOST_NEEDED = 0.7  # of a row's states: if more are read, all are computed
 
 
 class Trunk(nn.Module):
@@ -58,9 +61,40 @@ class Trunk(nn.Module):
         setting = local = Setting(rule, turn, cache, pos_BT)
         if self.window is not None:
             local = self._local(seq, setting)
-        for block in self.blocks:
+        last = self.blocks[-1]
+        some = self._chosen(seq.needed_BT, last, rule)
+        for block in self.blocks[:-1] if some is not None else self.blocks:
             x_BTD = block(x_BTD, local if block.local else setting)
-        return self.norm(x_BTD)
+        if some is None:
+            return self.norm(x_BTD)
+        chosen_BM, place_N = some
+        (B, T, D) = x_BTD.shape
+        x_BMD = self.norm(last(x_BTD, local if last.local else setting, chosen_BM))
+        out_ND = x_BMD.new_zeros(B * T + 1, D).index_copy(0, place_N, x_BMD.flatten(0, 1))
+        return out_ND[:-1].view(B, T, D)
+
+    @staticmethod
+    def _chosen(needed_BT: Tensor | None, last: nn.Module, rule: Rule) -> tuple[Tensor, Tensor] | None:
+        """(positions the last block computes in each row, where they stand in the flat result); None: all.
+
+        The last block's queries, output and MLP are wanted where its states are read, and nowhere else: at
+        [CLS] or at masked positions. That is most of one block saved, and the results are the same. Not in
+        compiled code, whose shapes must not change, nor where accelerators would have to wait for the count.
+        """
+        if needed_BT is None or needed_BT.device.type != "cpu" or type(needed_BT) is not Tensor:
+            return None
+        if torch.compiler.is_compiling() or "forward" in last.__dict__ or rule.kind not in ("full", "mask"):
+            return None
+        (B, T), count_B1 = needed_BT.shape, needed_BT.sum(1, keepdim=True)
+        M = int(count_B1.max())
+        if M == 0 or M > MOST_NEEDED * T:
+            return None
+        place_BM = torch.arange(M).expand(B, M)
+        chosen_BM = needed_BT.byte().argsort(dim=1, descending=True, stable=True)[:, :M]
+        beyond_BM = place_BM >= count_B1
+        chosen_BM = chosen_BM.where(~beyond_BM, chosen_BM[:, :1])
+        flat_BM = chosen_BM + torch.arange(0, B * T, T).unsqueeze(1)
+        return chosen_BM, flat_BM.masked_fill(beyond_BM, B * T).flatten()
 
     def _local(self, seq: Seq, setting: Setting) -> Setting:
         """What local layers share: a window, and a rotary base of their own."""

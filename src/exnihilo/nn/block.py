@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from exnihilo.kernels.attention import Rule, attend
+from exnihilo.kernels.attention import Rule, attend, attend_some
 from exnihilo.kernels.dropout import dropout
 from exnihilo.nn.cache import KVCache
 from exnihilo.nn.mlp import MlpKind, mlp
@@ -63,8 +64,10 @@ class SelfAttention(nn.Module):
         self.q_norm = norm(shape.norm, shape.head_dim, shape.norm_eps) if shape.qk_norm else None
         self.k_norm = norm(shape.norm, shape.head_dim, shape.norm_eps) if shape.qk_norm else None
 
-    def forward(self, x_BTD: Tensor, setting: Setting) -> Tensor:
+    def forward(self, x_BTD: Tensor, setting: Setting, chosen_BM: Tensor | None = None) -> Tensor:
         split = (*x_BTD.shape[:2], -1, self.head_dim)
+        if chosen_BM is not None:
+            return self._of_some(x_BTD, setting, chosen_BM)
         q_BTHd, k_BTGd = self.q(x_BTD).view(split), self.k(x_BTD).view(split)
         v_BGTd = self.v(x_BTD).view(split).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
@@ -79,6 +82,31 @@ class SelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         out_BHTd = attend(q_BHTd, k_BGTd, v_BGTd, setting.rule, dropout=dropout)
         return self.o(out_BHTd.transpose(1, 2).flatten(2))
+
+    def _of_some(self, x_BTD: Tensor, setting: Setting, chosen_BM: Tensor) -> Tensor:
+        """What the chosen positions read from all: (B, M, D)."""
+        (B, T), M = x_BTD.shape[:2], chosen_BM.shape[1]
+        q_BHMd = self.q(take(x_BTD, chosen_BM)).view(B, M, -1, self.head_dim)
+        k_BGTd = self.k(x_BTD).view(B, T, -1, self.head_dim)
+        v_BGTd = self.v(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BHMd, k_BGTd = self.q_norm(q_BHMd), self.k_norm(k_BGTd)
+        q_BHMd, k_BGTd = q_BHMd.transpose(1, 2), k_BGTd.transpose(1, 2)
+        if setting.turn is not None:
+            own = (t.expand(B, 1, T, -1)[:, 0] for t in setting.turn)
+            turn = Turn(*(take(t, chosen_BM).unsqueeze(1) for t in own))
+            q_BHMd, k_BGTd = rotate(q_BHMd, turn), rotate(k_BGTd, setting.turn)
+        q_BHMd, k_BGTd = q_BHMd.to(v_BGTd.dtype), k_BGTd.to(v_BGTd.dtype)
+        share = self.dropout if self.training else 0.0
+        out_BHMd = attend_some(q_BHMd, k_BGTd, v_BGTd, setting.rule, chosen_BM, dropout=share)
+        return self.o(out_BHMd.transpose(1, 2).flatten(2))
+
+
+def take(x_BTD: Tensor, chosen_BM: Tensor) -> Tensor:
+    """(B, M, D): the states at chosen positions of each row."""
+    B, T, D = x_BTD.shape
+    first_B1 = torch.arange(0, B * T, T, device=x_BTD.device).unsqueeze(1)
+    return x_BTD.reshape(B * T, D).index_select(0, (chosen_BM + first_B1).flatten()).view(B, -1, D)
 
 
 class Block(nn.Module):
@@ -97,8 +125,11 @@ class Block(nn.Module):
         self.mlp_norm = norm(shape.norm, shape.width, shape.norm_eps, shape.norm_bias)
         self.mlp = mlp(shape.mlp, shape.width, shape.mlp_width, shape.bias, shape.dropout if inside else 0.0)
 
-    def forward(self, x_BTD: Tensor, setting: Setting) -> Tensor:
-        x_BTD = x_BTD + self._drop(self.attention(self.attention_norm(x_BTD), setting), self.dropout)
+    def forward(self, x_BTD: Tensor, setting: Setting, chosen_BM: Tensor | None = None) -> Tensor:
+        """(B, T, D), or the states of chosen positions only, (B, M, D)."""
+        read_BTD = self.attention(self.attention_norm(x_BTD), setting, chosen_BM)
+        x_BTD = x_BTD if chosen_BM is None else take(x_BTD, chosen_BM)
+        x_BTD = x_BTD + self._drop(read_BTD, self.dropout)
         return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)), self.mlp_dropout)
 
     def _drop(self, x_BTD: Tensor, share: float) -> Tensor:
@@ -108,6 +139,8 @@ class Block(nn.Module):
 class PostBlock(Block):
     """norm(x + attention(x)), then norm(x + mlp(x)) (post-norm, as the first transformer and BERT)."""
 
-    def forward(self, x_BTD: Tensor, setting: Setting) -> Tensor:
-        x_BTD = self.attention_norm(x_BTD + self._drop(self.attention(x_BTD, setting), self.dropout))
+    def forward(self, x_BTD: Tensor, setting: Setting, chosen_BM: Tensor | None = None) -> Tensor:
+        read_BTD = self.attention(x_BTD, setting, chosen_BM)
+        x_BTD = x_BTD if chosen_BM is None else take(x_BTD, chosen_BM)
+        x_BTD = self.attention_norm(x_BTD + self._drop(read_BTD, self.dropout))
         return self.mlp_norm(x_BTD + self._drop(self.mlp(x_BTD), self.mlp_dropout))

@@ -39,9 +39,12 @@ class Seq:
             all.
         doc_BT: document of each position, -1 = padding. None: one document a row and no padding, which lets
             attention take its fastest path.
+        needed_BT: which states are read afterwards, bool; the others need not be computed in the last block.
+            None: all.
     """
 
     x_BTD: Tensor
     pos_BTK: Tensor | None = None
     group_BT: Tensor | int = 0
     doc_BT: Tensor | None = None
+    needed_BT: Tensor | None = None

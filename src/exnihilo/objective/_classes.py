@@ -252,6 +252,9 @@ class Classes(Objective):
     def _term(self) -> str:
         return {"multilabel": "bce", "regression": "mse"}.get(self.config.kind, "ce")
 
+    def reads(self, batch: Batch) -> Tensor:
+        return firsts(batch)
+
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         first_BT = firsts(batch)
         label_P = batch["label"][first_BT]

@@ -252,6 +252,9 @@ class Pairs(Objective):
         del item["cut"]
         return {**item, "label": at_first(IGNORE, len(np.asarray(item["tokens"])))}
 
+    def reads(self, batch: Batch) -> Tensor:
+        return firsts(batch)
+
     def outputs(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
         """probability (P, 2) of the labels 0 and 1, a row a pair."""
         logits_P2 = model.heads["next"].logits(hidden_BTD[firsts(batch)])
@@ -278,7 +281,7 @@ def _written(
     pairs: Sequence[tuple[np.ndarray, np.ndarray, int] | None],
     codec: Codec,
 ) -> Columns:
-    """The rows with each block as its pair, or as ``[CLS] block [SEP]``."""
+    """The rows with each block as its pair; or as ``[CLS] block [SEP]``, where there is none."""
     old, (cls, sep) = columns["tokens"], ends_of(codec)
     B, T = old.shape
     tokens = np.full((B, T), codec.pad_id, np.int64)
@@ -293,8 +296,10 @@ def _written(
         line = tokens[b]
         line[at] = cls
         if pair is None:
-            n = size - 1
+            # a block that fills its row keeps its last place, an empty B: a batch of full rows needs no mask
+            n = size if size == T else size - 1
             line[at + 1 : at + n] = old[b, start + 1 : start + n]
+            segment[b, at + size - 1 : at + n] = 1
         else:
             first, second, which = pair
             middle = at + 1 + len(first)

@@ -169,7 +169,14 @@ class Objective(ABC):
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """What the model's forward reads: tokens, and doc, pos, segment where they are there."""
-        return {name: batch[name] for name in FORWARD if name in batch}
+        found = {name: batch[name] for name in FORWARD if name in batch}
+        needed_BT = self.reads(batch)
+        return found if needed_BT is None else {**found, "needed": needed_BT}
+
+    def reads(self, batch: Batch) -> Tensor | None:
+        """Which states `losses` and `outputs` read, bool (B, T): the others may come as zeros. None: all."""
+        del batch
+        return None
 
     def losses(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Numerators from the trunk's states: differentiable sums under the keys of `counts`."""

@@ -115,6 +115,9 @@ class MaskedLM(Objective):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return masked_count(batch)
 
+    def reads(self, batch: Batch) -> Tensor:
+        return batch["targets"] != IGNORE
+
     def losses(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
         return masked_nll(model.heads["mlm"], hidden_BTD, batch)
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import torch
 from pydantic import ConfigDict, model_validator
 from torch import Tensor
 
@@ -151,6 +152,11 @@ class Mix(Objective):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return _union({name: m.counts(batch) for name, m in self.members.items()})
+
+    def reads(self, batch: Batch) -> Tensor | None:
+        found = [m.reads(batch) for m in self.members.values()]
+        some = [needed_BT for needed_BT in found if needed_BT is not None]
+        return torch.stack(some).any(0) if len(some) == len(found) else None
 
     def losses(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
         return _union({name: m.losses(model, hidden_BTD, batch) for name, m in self.members.items()})

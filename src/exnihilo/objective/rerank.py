@@ -162,6 +162,9 @@ class Rerank(Objective):
 
     # training -----------------------------------------------------------------------------------
 
+    def reads(self, batch: Batch) -> Tensor:
+        return firsts(batch)
+
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         label_P = batch["label"][firsts(batch)]
         return {"bce": (label_P != IGNORE).to(torch.float64).sum()}

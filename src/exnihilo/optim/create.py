@@ -26,10 +26,10 @@ def default_lr(name: str, width: int) -> float:
 
 def task_lr(name: str, width: int, *, pretrained: bool) -> float:
     """Peak rate of a downstream task. AdamW's for pretrained weights falls with the width, as the published
-    ones do (BERT-Tiny 3e-4, BERT-Base 5e-5); for random ones it is higher, and falls more slowly. The other
-    optimisers take a tenth and a third of what they pretrain with."""
+    ones do (BERT-Base 5e-5), and is higher in small models, which have seen little; for random ones it is
+    higher, and falls more slowly. The other optimisers take a tenth and a third of their pretraining rate."""
     if name == "adamw":
-        return 3e-4 * 128 / width if pretrained else 5e-4 * (width / 128) ** -0.5
+        return 7e-4 * (width / 128) ** -1.3 if pretrained else 1e-3 * (width / 128) ** -0.5
     return (0.1 if pretrained else 0.3) * default_lr(name, width)
 
 

@@ -68,10 +68,20 @@ class Run(Loaded):
                 )
         return np.asarray([prediction["embedding"] for prediction in found], np.float32)
 
+    def check_writes(self) -> None:
+        """Raises UsageError where the model is an encoder, which goes on with no text."""
+        if "tokens" not in self.model.heads:
+            raise UsageError(
+                f"{self.path} is an encoder ({', '.join(self.model.heads.keys())}): it writes no text",
+                expected="a decoder, such as a run of the recipe gpt",
+                next=f'exnihilo predict {self.path} "TEXT"',
+            )
+
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[Generation]:
         """Continuations of a decoder; options as for `infer.generate`: max_new_tokens, temperature ..."""
         from exnihilo.infer import generate
 
+        self.check_writes()
         return generate(self.model, self.codec, [prompts] if isinstance(prompts, str) else prompts, **options)
 
 

@@ -9,7 +9,7 @@ Source: Clark et al. 2020, arXiv:2003.10555.
 
 from __future__ import annotations
 
-from exnihilo.config import CodecConfig, DataConfig, ModelConfig, RunConfig, SourceConfig
+from exnihilo.config import BatchConfig, CodecConfig, DataConfig, ModelConfig, RunConfig, SourceConfig
 
 
 def recipe() -> RunConfig:
@@ -21,4 +21,5 @@ def recipe() -> RunConfig:
         data=DataConfig(sources=(SourceConfig(path="world"),)),
         codec=CodecConfig(kind="wordpiece", vocab_size=8192, lowercase=True),
         model=ModelConfig(preset="bert-mini", context=128),
+        batch=BatchConfig(tokens=4096),  # a CPU reads few tokens in an hour: small steps make more of them
     )

@@ -9,7 +9,7 @@ Source: Warner et al. 2024, arXiv:2412.13663.
 
 from __future__ import annotations
 
-from exnihilo.config import CodecConfig, DataConfig, ModelConfig, RunConfig, SourceConfig
+from exnihilo.config import BatchConfig, CodecConfig, DataConfig, ModelConfig, RunConfig, SourceConfig
 
 
 def recipe() -> RunConfig:
@@ -22,4 +22,5 @@ def recipe() -> RunConfig:
         data=DataConfig(sources=(SourceConfig(path="world"),)),
         codec=CodecConfig(kind="wordpiece", vocab_size=8192, lowercase=True),
         model=ModelConfig(family="modernbert", preset="bert-mini", context=256),
+        batch=BatchConfig(tokens=4096),  # a CPU reads few tokens in an hour: small steps make more of them
     )

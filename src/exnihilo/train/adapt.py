@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from exnihilo import log
 from exnihilo.config import LoraConfig, TuneConfig
 from exnihilo.errors import ConfigError, MissingExtra, nearest
+from exnihilo.interop.adapters import merge, scale_of
 from exnihilo.optim.groups import level
 
 NAME = "default"  # of the one adapter
-_BASE, _A, _B = ".base_layer", f".lora_A.{NAME}.weight", f".lora_B.{NAME}.weight"
 
 
 def freeze(model: nn.Module, what: int | str, depth: int) -> int:
@@ -62,17 +62,12 @@ class Adapters:
     """The low-rank adapters in a model.
 
     Attributes:
-        config: rank, alpha, targets; alpha filled in.
+        config: rank, alpha, targets.
         names: the adapted modules, by their own names.
     """
 
     def __init__(self, config: LoraConfig, names: list[str]) -> None:
         self.config, self.names = config, names
-
-    @property
-    def scale(self) -> float:
-        assert self.config.alpha is not None
-        return self.config.alpha / self.config.rank
 
     @classmethod
     def put(cls, model: nn.Module, config: LoraConfig, seed: int) -> Adapters:
@@ -101,10 +96,8 @@ class Adapters:
                         next=f"one or more of {', '.join(ends)}",
                     )
             names = [n for n in linear if any(n == t or n.endswith(f".{t}") for t in config.targets)]
-        config = config.model_copy(update={"alpha": config.alpha or 2.0 * config.rank})
-        assert config.alpha is not None
         kept = {name: p.requires_grad for name, p in model.named_parameters()}
-        alpha: Any = config.alpha  # peft takes any number
+        alpha: Any = config.rank * scale_of(config.model_dump())  # peft takes any number
         settings = Settings(
             r=config.rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=names
         )
@@ -122,11 +115,7 @@ class Adapters:
 
     def merged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Full tensors of the model with adapters -> those of the model without: W + scale · B A."""
-        out = {name.replace(_BASE, ""): t for name, t in tensors.items() if ".lora_" not in name}
-        for name in self.names:
-            weight, a, b = f"{name}.weight", tensors[name + _A], tensors[name + _B]
-            out[weight] = out[weight] + self.scale * (b @ a).to(out[weight].dtype)
-        return out
+        return merge(tensors, scale_of(self.config.model_dump()))
 
 
 def adapt(model: nn.Module, config: TuneConfig, depth: int, seed: int) -> Adapters | None:
