@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,46 @@ def interleave(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict
                 seconds[name].append(time.perf_counter() - start)
         note(f"round {i}/{rounds}")
     return seconds
+
+
+class Contender:
+    """One side of a comparison in a process of its own, which does one step when asked.
+
+    So each side has the allocator, threads and caches that its own users have, and still they take turns. The
+    process is this very script with ``--serve NAME``; see `serve`.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str] = ()) -> None:
+        self.name = name
+        command = [sys.executable, sys.argv[0], "--serve", name, *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.about: dict[str, Any] = self._read()
+
+    def _read(self) -> Any:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):  # libraries print, too
+                return json.loads(line)
+        raise SystemExit(f"{self.name}: the process ended with {self.process.wait()}")
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        return float(self._read()["seconds"])
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(step: Callable[[], float], about: Mapping[str, Any]) -> None:
+    """The other end of a `Contender`: tell about it, then do a step a line of standard input."""
+    print(json.dumps(about), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"seconds": step()}), flush=True)
 
 
 def median(values: list[float]) -> float:

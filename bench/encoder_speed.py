@@ -1,12 +1,13 @@
-"""MLM + NSP pretraining, sequences of 128 a second, beside Transformers' BertForPreTraining with its collator.
+"""MLM + NSP pretraining in sequences of 128 a second, beside Transformers' BertForPreTraining and collator.
 
     python bench/encoder_speed.py [--rounds 6] [--vocab 30522 8192] [--no-compile] [--micro 32]
 
-BERT-Mini (4 layers × 256), float32, batch 32, AdamW (fused), clipping at 1; contenders take turns, one optimiser
-step each, in one process. Both sides read the same rows of 128 tokens (the embedded world's stories; the model's
-vocabulary is as large as said, whatever the tokenizer needs) and mask them anew at each step: exnihilo in its
-`draw`, the peer in DataCollatorForLanguageModeling. exnihilo computes the vocabulary's logits at masked positions
-only. Compile time is counted apart.
+BERT-Mini (4 layers × 256), float32, batch 32, dropout 0.1, AdamW (fused), clipping at 1; contenders take
+turns, one optimiser step each, every one in a process of its own. Both sides read the same rows of 128 tokens
+(the embedded world's stories; the model's vocabulary is as large as said, whatever the tokenizer needs) and
+mask them anew at each step: exnihilo in its `draw`, the peer in DataCollatorForLanguageModeling. exnihilo
+computes the vocabulary's logits, and most of the last block, at masked positions only. Compile time is
+counted apart.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 from torch import nn
 
-from common import matmul_peak, median, note, row
+from common import Contender, matmul_peak, median, note, row, serve
 
 B, T, L, D, H, F = 32, 128, 4, 256, 4, 1024
 STORIES = 3000
@@ -124,6 +124,39 @@ def transformers(vocab: int, compiled: bool, parts: tuple[Any, Any, Any], tokeni
     return model, step
 
 
+def contender(name: str, vocab: int, micro: int, folder: Path) -> None:
+    """The process of one contender."""
+    parts = corpus(folder)
+    torch.manual_seed(0)
+    begun = time.perf_counter()
+    if name.startswith("exnihilo"):
+        from exnihilo.environment import keep_memory
+
+        keep_memory()  # as `train` does
+        model, work = exnihilo(vocab, name.endswith("+compile"), micro, parts)
+    else:
+        from transformers import AutoTokenizer
+
+        parts[0].save(folder / name)
+        tokenizer = AutoTokenizer.from_pretrained(folder / name)
+        model, work = transformers(vocab, name.endswith("+compile"), parts, tokenizer)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    numbers = iter(range(1 << 30))
+
+    def step() -> float:
+        start = time.perf_counter()
+        work(next(numbers))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return time.perf_counter() - start
+
+    for _ in range(4):
+        step()
+    serve(step, {"setup": time.perf_counter() - begun, "padded": parts[2].report.padded})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -132,70 +165,41 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, nargs="+", default=[30522, 8192])
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--micro", type=int, default=B, help="rows of a micro-batch of exnihilo")
+    parser.add_argument("--serve", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     a = parser.parse_args()
-
-    from exnihilo.environment import keep_memory
-
-    keep_memory()  # as `train` does; the peers profit too
+    if a.serve:
+        contender(a.serve, a.vocab[0], a.micro, a.folder)
+        return
+    names = ["exnihilo", "transformers", "exnihilo+compile", "transformers+compile"]
+    names = names[:2] if a.no_compile else names
     with tempfile.TemporaryDirectory() as tmp:
-        parts = corpus(Path(tmp))
-        parts[0].save(Path(tmp) / "tokenizer")
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(Path(tmp) / "tokenizer")
-        note(f"rows: {parts[2].rows}, padded {parts[2].report.padded:.1%}")
         for vocab in a.vocab:
-            makers: dict[str, Callable[[], tuple[Any, Any]]] = {
-                "exnihilo": partial(exnihilo, vocab, False, a.micro, parts),
-                "transformers": partial(transformers, vocab, False, parts, tokenizer),
-            }
-            if not a.no_compile:
-                makers["exnihilo+compile"] = partial(exnihilo, vocab, True, a.micro, parts)
-                makers["transformers+compile"] = partial(transformers, vocab, True, parts, tokenizer)
-            compare(vocab, makers, a.rounds, parts[2].report.padded)
+            given = ["--vocab", str(vocab), "--micro", str(a.micro), "--folder", tmp]
+            compare(vocab, [Contender(name, given) for name in names], a.rounds)
 
 
-def compare(vocab: int, makers: dict[str, Any], rounds: int, padded: float) -> None:
-    runners: dict[str, Callable[[int], float]] = {}
-    setup: dict[str, float] = {}
-    for name, make in makers.items():
-        torch.manual_seed(0)
-        begun = time.perf_counter()
-        model, work = make()
-        model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-        def step(number: int, model: Any = model, work: Any = work, optimizer: Any = optimizer) -> float:
-            start = time.perf_counter()
-            work(number)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            return time.perf_counter() - start
-
-        for number in range(3):
-            step(number)
-        setup[name] = time.perf_counter() - begun
-        runners[name] = step
-        note(f"{vocab} {name}: built and warm after {setup[name]:.1f} s")
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
+def compare(vocab: int, runners: list[Contender], rounds: int) -> None:
+    seconds: dict[str, list[float]] = {r.name: [] for r in runners}
     for number in range(rounds):
-        for name, run in runners.items():
-            seconds[name].append(run(3 + number))
-        note(f"round {number + 1}/{rounds}")
+        for runner in runners:
+            seconds[runner.name].append(runner.step())
+        note(f"vocabulary {vocab}: round {number + 1}/{rounds}")
     speed = {name: B / median(values) for name, values in seconds.items()}
     theirs = max(v for name, v in speed.items() if name.startswith("transformers"))
     ours = max(v for name, v in speed.items() if name.startswith("exnihilo"))
-    for name, value in speed.items():
+    for runner in runners:
+        name = runner.name
         row(
             "encoder-speed",
             vocab=vocab,
             contender=name,
-            sequences_per_s=round(value, 1),
+            sequences_per_s=round(speed[name], 1),
             fastest=round(B / min(seconds[name]), 1),
-            setup_s=round(setup[name], 1),
-            padded=round(padded, 4) if name.startswith("exnihilo") else 0.0,
+            setup_s=round(runner.about["setup"], 1),
+            padded=round(runner.about["padded"], 4),
         )
+        runner.close()
     row(
         "encoder-speed",
         vocab=vocab,

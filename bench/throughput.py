@@ -3,10 +3,11 @@ peers.
 
     python bench/throughput.py [--rounds N] [--no-compile] [CONTENDER ...]
 
-Contenders take turns, one optimiser step each, in one process. Peers: Transformers' Qwen3 (eager, compiled)
-and, where NANOGPT names the folder that holds nanoGPT's model.py, nanoGPT (eager, compiled). All use AdamW
-(fused), clipping at 1 and the same random ids. MFU is against the best float32 matrix product measured
-between the rounds. Compile time is counted apart and printed.
+Contenders take turns, one optimiser step each, every one in a process of its own (with the allocator and
+threads that its users have). Peers: Transformers' Qwen3 (eager, compiled) and, where NANOGPT names the folder
+that holds nanoGPT's model.py, nanoGPT (eager, compiled). All use AdamW (fused), clipping at 1 and random ids.
+MFU is against the best float32 matrix product measured between the rounds. Compile time is counted apart and
+printed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import matmul_peak, median, note, row
+from common import Contender, matmul_peak, median, note, row, serve
 
 V, T, B, L, D, H, F = 4096, 256, 16, 6, 256, 4, 768
 Step = Callable[[Tensor], Tensor]
@@ -104,81 +105,88 @@ def peer(forward: Any, compiled: bool, inputs: Callable[[Tensor], tuple[Tensor, 
     return loss
 
 
+MAKERS: dict[str, Callable[[int], tuple[nn.Module, Step]]] = {
+    "exnihilo": lambda micro: exnihilo(False, micro),
+    "transformers-qwen3": lambda micro: qwen3(False),
+    "nanogpt": lambda micro: nanogpt(False),
+    "exnihilo+compile": lambda micro: exnihilo(True, micro),
+    "transformers-qwen3+compile": lambda micro: qwen3(True),
+    "nanogpt+compile": lambda micro: nanogpt(True),
+}
+
+
+def contender(name: str, micro: int) -> None:
+    """The process of one contender."""
+    if name.startswith("exnihilo"):
+        from exnihilo.environment import keep_memory
+
+        keep_memory()  # as `train` does
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    model, loss = MAKERS[name](micro)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
+
+    def step() -> float:
+        rows = torch.randint(0, V, (B, T + 1))
+        begin = time.perf_counter()
+        loss(rows)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return time.perf_counter() - begin
+
+    for _ in range(4):
+        step()
+    params = sum(p.numel() for p in model.parameters())
+    serve(step, {"params": params, "setup": time.perf_counter() - start})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--micro", type=int, default=4, help="exnihilo: rows a micro-batch, eager")
-    parser.add_argument("--micro-compiled", type=int, default=8)
+    parser.add_argument("--micro", type=int, default=8, help="exnihilo: rows a micro-batch")
+    parser.add_argument("--serve", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("only", nargs="*")
     a = parser.parse_args()
-
-    from exnihilo.environment import keep_memory
-
-    keep_memory()  # as `train` does; the peers profit too
-    makers: dict[str, Callable[[], tuple[nn.Module, Step]]] = {
-        "exnihilo": lambda: exnihilo(False, a.micro),
-        "transformers-qwen3": lambda: qwen3(False),
-    }
-    if not a.no_compile:
-        makers["exnihilo+compile"] = lambda: exnihilo(True, a.micro_compiled)
-        makers["transformers-qwen3+compile"] = lambda: qwen3(True)
-    if "NANOGPT" in os.environ:
-        makers["nanogpt"] = lambda: nanogpt(False)
-        if not a.no_compile:
-            makers["nanogpt+compile"] = lambda: nanogpt(True)
-    runners: dict[str, Callable[[], float]] = {}
-    params: dict[str, int] = {}
-    setup: dict[str, float] = {}
-    for name, make in makers.items():
+    if a.serve:
+        contender(a.serve, a.micro)
+        return
+    names = [n for n in MAKERS if not (a.no_compile and n.endswith("+compile"))]
+    names = [n for n in names if "NANOGPT" in os.environ or not n.startswith("nanogpt")]
+    runners = []
+    for name in names:
         if a.only and name not in a.only:
             continue
-        torch.manual_seed(0)
-        start = time.perf_counter()
-        model, loss = make()
-        model.train()
-        params[name] = sum(p.numel() for p in model.parameters())
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
-
-        def step(model: nn.Module = model, loss: Step = loss, optimizer: Any = optimizer) -> float:
-            rows = torch.randint(0, V, (B, T + 1))
-            begin = time.perf_counter()
-            loss(rows)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            return time.perf_counter() - begin
-
-        for _ in range(3):
-            step()
-        setup[name] = time.perf_counter() - start
-        runners[name] = step
-        note(f"{name}: built and warm after {setup[name]:.1f} s")
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
+        runners.append(Contender(name, ["--micro", str(a.micro)]))
+        note(f"{name}: built and warm after {runners[-1].about['setup']:.1f} s")
+    seconds: dict[str, list[float]] = {r.name: [] for r in runners}
     peaks = [matmul_peak()]
     for i in range(a.rounds):
-        for name, run in runners.items():
-            seconds[name].append(run())
+        for runner in runners:
+            seconds[runner.name].append(runner.step())
         peaks.append(matmul_peak())
         note(f"round {i + 1}/{a.rounds}")
     peak = median(peaks)
     row("throughput", contender="matmul-peak", gflops=round(peak / 1e9, 1))
-    ours = median(seconds["exnihilo"]) if "exnihilo" in seconds else None
-    for name, values in seconds.items():
-        s = median(values)
+    eager = median(seconds["transformers-qwen3"]) if "transformers-qwen3" in seconds else None
+    for runner in runners:
+        s = median(seconds[runner.name])
         row(
             "throughput",
-            contender=name,
-            params=params[name],
+            contender=runner.name,
+            params=runner.about["params"],
             tokens_per_s=round(B * T / s),
-            mfu=round(flops_a_step(params[name]) / s / peak, 3),
+            mfu=round(flops_a_step(runner.about["params"]) / s / peak, 3),
             seconds=round(s, 4),
-            fastest=round(min(values), 4),
-            setup_s=round(setup[name], 1),
-            speed_of_exnihilo_eager=round(s / ours, 2) if ours else None,
+            fastest=round(min(seconds[runner.name]), 4),
+            setup_s=round(runner.about["setup"], 1),
+            to_transformers_eager=round(eager / s, 2) if eager else None,
         )
+        runner.close()
 
 
 if __name__ == "__main__":
