@@ -24,11 +24,12 @@ def prepare_for(config: RunConfig, progress: Progress, codec: Codec | None = Non
     """The tokenizer (trained or read) and the data sets of a configuration, through the same cache as
     training."""
     from exnihilo import codec as codecs
-    from exnihilo.data import texts
+    from exnihilo.objective import registry
+    from exnihilo.train import facts
 
     if codec is None:
-        limit = int(config.codec.sample_mb * 1e6)
-        codec = codecs.train(config.codec, texts(config.data, limit_bytes=limit), progress)
+        read = facts.texts(config, registry.find(config.objective))
+        codec = codecs.train(config.codec, read, progress)
     return codec, _splits(config, surveyed(config), codec, progress)
 
 

@@ -143,9 +143,10 @@ def vocabulary(config: RunConfig) -> tuple[int, str]:
         if not config.data.sources:
             raise ConfigError("codec.kind=chars without data", expected="data=PATH, to count its characters")
         from exnihilo import codec as codecs
-        from exnihilo.data import texts
+        from exnihilo.objective import registry
+        from exnihilo.train import facts
 
-        found = codecs.train(codec, texts(config.data, limit_bytes=int(codec.sample_mb * 1e6)))
+        found = codecs.train(codec, facts.texts(config, registry.find(config.objective)))
         return found.vocab_size, "counted in the data"
     return codec.vocab_size, "at most; a small corpus gives fewer"
 

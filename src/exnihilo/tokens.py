@@ -20,7 +20,8 @@ def train_tokenizer(config: RunConfig, out: Path) -> Codec:
         UsageError: `out` holds a tokenizer already: one that models were trained with must not change.
     """
     from exnihilo import codec as codecs
-    from exnihilo.data import texts
+    from exnihilo.objective import registry
+    from exnihilo.train import facts
     from exnihilo.train.progress import shown
 
     if (out / "tokenizer.json").exists():
@@ -30,8 +31,7 @@ def train_tokenizer(config: RunConfig, out: Path) -> Codec:
             next="choose another out=DIR",
         )
     with shown(True) as display:
-        limit = int(config.codec.sample_mb * 1e6)
-        codec = codecs.train(config.codec, texts(config.data, limit_bytes=limit), display)
+        codec = codecs.train(config.codec, facts.texts(config, registry.find(config.objective)), display)
     try:
         codec.save(out)
     except OSError as error:

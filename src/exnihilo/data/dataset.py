@@ -71,6 +71,11 @@ class Part:
     def rows(self) -> int:
         return int(self.pack.meta["rows"])
 
+    @property
+    def framed(self) -> bool:
+        """Whether a piece of an item begins and ends with the item's own first and last token."""
+        return bool(self.pack.meta["framed"])
+
 
 class Dataset:
     """Rows of ``context + lookahead`` tokens.
@@ -202,6 +207,9 @@ class Dataset:
         pos = np.arange(int(length.sum())) - np.repeat(before, length)
         to = np.repeat(place, length) + pos
         source = np.repeat(where, length) + pos
+        if part.framed and len(length):  # a piece of an item stands between the item's own ends
+            source[before] = np.where(item > 0, end[np.maximum(item - 1, 0)], 0)
+            source[before + length - 1] = end[item] - 1
         out["pos"].reshape(-1)[to] = pos
         out["doc"].reshape(-1)[to] = np.repeat(rank, length)
         for name in store.columns:

@@ -16,6 +16,10 @@ Best fit alone wastes much when documents are a little longer than half a row (e
 if padding exceeds `max_padding`, the emptiest rows are dissolved and their documents are cut (with the same
 overlap) to fill the gaps of others: nothing is dropped, and most documents stay whole.
 
+Documents that are *framed* (``[CLS] ids [SEP]``) overlap by two tokens: every piece stands in a frame of its
+own, whose tokens take the places of the first and the last one of the cut. So each token inside a frame
+stands in exactly one piece.
+
 Not taken: naive concatenation (documents joined, then cut at every row's end). It has no padding, but cuts
 nearly each row's last document, and is only right if attention may cross documents.
 """
@@ -42,7 +46,7 @@ class Plan:
         padded: pad tokens / all tokens of all rows.
         repeated: tokens that stand in two pieces (the overlaps) / all tokens of all rows.
         cropped: tokens of the documents that stand in no piece / tokens of the documents. Only documents of
-            a single token are dropped, where the overlap is 1: they have nothing to predict.
+            no more tokens than the overlap are dropped: they have nothing to predict.
         cut: documents shorter than a row that were cut to fill gaps / documents.
     """
 
@@ -75,10 +79,10 @@ def plan(
 
     Args:
         lengths: tokens of each document, integers [documents].
-        row: tokens a row holds (context + 1), at least 2.
+        row: tokens a row holds (context + 1), at least 2, and more than the overlap.
         window: pieces that are packed together; bounds the work's memory, and how far documents move.
         overlap: tokens a piece repeats from the piece before it: 1 for next-token prediction, 0 where each
-            token is its own target.
+            token is its own target, 2 for framed documents (see above).
         max_padding: cut more documents (see above) where best fit leaves a larger share of padding than
             this; 1 never cuts one that fits into a row.
 
@@ -86,7 +90,7 @@ def plan(
         A `Plan`; the same arguments give the same plan. No documents give no rows.
 
     Raises:
-        ValueError: a row below 2, a negative length, an overlap other than 0 or 1.
+        ValueError: a row that is too short, a negative length, an overlap other than 0, 1 or 2.
 
     Example:
         >>> p = plan(np.array([5, 3, 2]), row=5)
@@ -94,8 +98,10 @@ def plan(
         [[(0, 0, 5)], [(1, 0, 3), (2, 0, 2)]]
     """
     lengths = np.asarray(lengths, dtype=np.int64)
-    if row < 2 or overlap not in (0, 1) or window < 1:
-        raise ValueError(f"row={row} (>= 2), overlap={overlap} (0 or 1), window={window} (>= 1)")
+    if row < max(2, overlap + 1) or overlap not in (0, 1, 2) or window < 1:
+        raise ValueError(
+            f"row={row} (>= 2, > overlap), overlap={overlap} (0, 1 or 2), window={window} (>= 1)"
+        )
     if lengths.ndim != 1 or (lengths.size and int(lengths.min()) < 0):
         raise ValueError("lengths must be one-dimensional and not negative")
     doc, start, length = _split(lengths, row, overlap)
@@ -114,7 +120,7 @@ def plan(
     np.cumsum(count, out=row_start[1:])
     capacity = max(1, len(count) * row)
     used = int(length.sum())
-    dropped = int((lengths == 1).sum()) if overlap else 0
+    dropped = int(lengths[lengths <= overlap].sum())
     kept = int(lengths.sum()) - dropped
     whole = int(((lengths > overlap) & (lengths <= row)).sum())
     uncut = int(((start == 0) & (length == lengths[doc])).sum())

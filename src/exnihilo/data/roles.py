@@ -12,7 +12,8 @@
     id          a string
 
 A record without a value (none, NaN, blank) or whose tags do not match its words is left out and counted, and
-so is a blank word with its tag; a value of another kind is an error that names the file and the record.
+so is a blank word with its tag, and a question without the key of its answers. An empty context stays: what is
+asked about it has no answer. A value of another kind is an error that names the file and the record.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from exnihilo.data.base import Drops
 from exnihilo.errors import DataError
 
 STRINGS = frozenset({"text", "a", "b", "question", "context", "query", "document"})
+BLANK = frozenset({"context"})  # may be empty: a question about nothing has no answer
 _NO_GOLD = {"gold_label": "-"}  # SNLI's mark of a pair on which its annotators did not agree
 
 
@@ -85,6 +87,8 @@ class Mapper:
         if absent is not None:
             if not needed:
                 return None
+            if role == "answers":  # [] says that there is none; a record without the key says nothing
+                raise Skip("without answers")
             raise fields.missing(place, role, absent, list(record))
         value = record[names[0]] if len(names) == 1 else _joined(record, names)
         if role != "answers" and (value is None or (isinstance(value, float) and math.isnan(value))):
@@ -109,7 +113,7 @@ class Mapper:
         if role in STRINGS:
             if not isinstance(value, str):
                 raise TypeError("")
-            if not value or value.isspace():
+            if (not value or value.isspace()) and role not in BLANK:
                 raise Skip(f"empty {role}")
             return value
         if role == "label":

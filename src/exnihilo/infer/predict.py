@@ -18,7 +18,7 @@ Key: B rows, T positions, D model width, P pieces (one item's place in a row)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -191,7 +191,7 @@ class Predictor:
             if isinstance(given, DataError):  # a row that its reader could not read
                 raise given
             example = as_example(given, self.objective)
-            return Answer(blind(example, inputs_of(self.objective, example)))
+            return Answer(blind(example, inputs_of(self.objective, example), self.objective.blank))
         except DataError as error:
             return Answer({}, error=error)
 
@@ -402,8 +402,13 @@ def as_example(given: Given, objective: Objective) -> dict[str, Any]:
     )
 
 
-def blind(example: Example, roles: Sequence[str]) -> dict[str, Any]:
+def blind(
+    example: Example, roles: Sequence[str], blank: Collection[str] = frozenset()
+) -> dict[str, Any]:
     """The example without its gold.
+
+    Args:
+        blank: roles whose texts may be empty.
 
     Raises:
         DataError: a role is missing, empty, or no text.
@@ -421,6 +426,7 @@ def blind(example: Example, roles: Sequence[str]) -> dict[str, Any]:
         )
         if not isinstance(value, str) and not listed:
             raise DataError(f"{role!r} holds {type(value).__name__} {value!r:.40}", expected="text")
-        if not value or (isinstance(value, str) and not value.strip()):
+        empty = not value or (isinstance(value, str) and not value.strip())
+        if empty and role not in blank:
             raise DataError(f"empty {role}", expected="at least one word")
     return out

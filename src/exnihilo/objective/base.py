@@ -87,10 +87,12 @@ class Objective(ABC):
     view: ClassVar[str] = "stories"  # which view of the embedded world gives these roles (data=world)
     lookahead: ClassVar[int] = 0  # tokens a row holds beyond its positions
     joins: ClassVar[bool] = False  # the parts of a giant document become one item again
+    framed: ClassVar[bool] = False  # items may be cut to fill rows: a piece keeps the first and last token
     supervised: ClassVar[bool] = False  # a downstream type: decodes, scores, learns facts
     per_item: ClassVar[frozenset[str]] = frozenset()  # outputs with one row a piece; the others: one a token
     main_metric: ClassVar[str] = ""  # e.g. "accuracy": what controls compare; higher is better
     asks: ClassVar[tuple[str, ...]] = ()  # roles a prediction needs; empty: those of training but the gold
+    blank: ClassVar[frozenset[str]] = frozenset()  # of these, texts that may be empty
 
     class Config(BaseModel):
         model_config = ConfigDict(frozen=True, extra="forbid")

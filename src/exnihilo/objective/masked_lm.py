@@ -1,6 +1,7 @@
 """Masked-token prediction: BERT's pretraining. Some tokens are hidden, and predicted from both sides.
 
-A document is cut into chunks ``[CLS] ids [SEP]``. Each time a row is seen, other positions are masked
+A document is cut into chunks ``[CLS] ids [SEP]``; where rows would stay too empty, a chunk is cut again, and
+its pieces stand between [CLS] and [SEP], too (`framed`). Each time a row is seen, other positions are masked
 (`_masking`), as a pure function of (seed, step, row). The loss is the negative log-likelihood of the original
 tokens, in nats; transform, output matrix and softmax are computed at masked positions only: nothing else of
 them is ever used, and with a large vocabulary they are most of a small model's work.
@@ -67,6 +68,7 @@ class MaskedLM(Objective):
     attention: ClassVar[Attention] = Attention.FULL
     heads: ClassVar[tuple[str, ...]] = ("mlm",)
     columns: ClassVar[frozenset[str]] = frozenset({"tokens", "doc", "pos", "source", "targets"})
+    framed: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("mlm",)  # keys of its losses
 
     class Config(Masking):

@@ -123,6 +123,10 @@ class Mix(Objective):
         return frozenset().union(*(m.columns for m in self.members.values()))
 
     @property
+    def framed(self) -> bool:  # type: ignore[override]
+        return self._encoder.framed
+
+    @property
     def per_item(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset().union(*(m.per_item for m in self.members.values()))
 

@@ -45,6 +45,7 @@ class ReplacedTokens(Objective):
     attention: ClassVar[Attention] = Attention.FULL
     heads: ClassVar[tuple[str, ...]] = ("generator", "replaced")
     columns: ClassVar[frozenset[str]] = frozenset({"tokens", "doc", "pos", "source", "targets", "chance"})
+    framed: ClassVar[bool] = True
 
     class Config(Masking):
         mask: float = Field(default=1.0, ge=0, le=1)  # share of the chosen that become [MASK]

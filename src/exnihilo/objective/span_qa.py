@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from exnihilo.model.model import Model
 
 LENGTH = 384  # positions where the model's context is not known
+ROW = 512  # positions of a training row, at least: windows are about as long as the model's context, so that a
+# row of one context would hold one window and a gap
 QUESTION, OVERLAP = 64, 128  # defaults, as BERT's, where rows are long enough
 
 
@@ -60,6 +62,7 @@ class SpanQA(Objective):
     roles: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
     extras: ClassVar[tuple[str, ...]] = ("id",)
     view: ClassVar[str] = "qa"
+    blank: ClassVar[frozenset[str]] = frozenset({"context"})  # which answers nothing
     supervised: ClassVar[bool] = True
     main_metric: ClassVar[str] = "f1"
 
@@ -108,6 +111,11 @@ class SpanQA(Objective):
             )
         self.overlap = min(OVERLAP, room // 3) if given is None else given
         self.limit = row
+
+    @property
+    def row(self) -> int | None:
+        """Room for several windows, whatever the model's positions: they fill it almost whole."""
+        return None if self.length is None else max(ROW, 2 * self.length)
 
     # facts --------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,21 @@ from exnihilo.train.runfolder import write_json
 FILE = "objective.json"
 
 
-def reading(objective: Objective) -> dict[str, Any]:
+def reading(objective: Objective | type[Objective]) -> dict[str, Any]:
     """What the data room must know of an objective to read its examples."""
     return {"roles": objective.roles, "extras": objective.extras, "view": objective.view}
 
 
 def laying(objective: Objective) -> dict[str, Any]:
     """What the data room must know of an objective to lay its items into rows."""
-    return {**reading(objective), "lookahead": objective.lookahead, "join": objective.joins}
+    how = {"lookahead": objective.lookahead, "join": objective.joins, "framed": objective.framed}
+    return {**reading(objective), **how}
+
+
+def texts(config: RunConfig, objective: Objective | type[Objective]) -> Iterator[str]:
+    """What a tokenizer is trained on: the inputs of the training split, never labels or answers."""
+    limit = int(config.codec.sample_mb * 1e6)
+    return datas.texts(config.data, limit_bytes=limit, val=config.val, **reading(objective))
 
 
 def surveys(objective: Objective) -> bool:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exnihilo import codec as codecs
-from exnihilo import data as datas
 from exnihilo import log
 from exnihilo.config import RunConfig
 from exnihilo.errors import CodecError
+from exnihilo.objective import registry
 from exnihilo.objective.base import Objective
 from exnihilo.optim.create import Purpose
 from exnihilo.parallel.mesh import World
-from exnihilo.train import precision, tune
+from exnihilo.train import facts, precision, tune
 from exnihilo.train.batches import Batches
 from exnihilo.train.budget import Budget
 from exnihilo.train.state import Choices, State
@@ -78,8 +78,8 @@ def _choose(config: RunConfig, init: Codec | None, display: Display) -> Codec:
     if init is not None:
         log.say(f"tokenizer: that of {config.init} ({init.vocab_size} ids)")
         return init
-    limit = int(config.codec.sample_mb * 1e6)
-    made = codecs.train(config.codec, datas.texts(config.data, limit_bytes=limit, val=config.val), display)
+    objective = registry.find(config.objective)  # its roles alone: what it learns needs no tokenizer
+    made = codecs.train(config.codec, facts.texts(config, objective), display)
     log.say(f"tokenizer: {config.codec.kind}, {made.vocab_size} ids")
     return made
 

@@ -4,7 +4,7 @@
      "question": ..., "answers": [{"text": ..., "answer_start": 7}], "is_impossible": false}]}]}]}
 
 Each question is a record: id, title, context, question, answers. Where ``is_impossible`` is true the answers
-are none (``plausible_answers`` are no answers). The questions of one article are a group: they stand on one
+are none (``plausible_answers`` are no answers); a question without ``answers`` is left out. The questions of one article are a group: they stand on one
 side of the split. The flat rows of the hub's ``squad`` are ordinary records and give the same examples.
 
 Reference: Rajpurkar, Jia & Liang, *Know What You Don't Know: Unanswerable Questions for SQuAD*, 2018
@@ -61,9 +61,10 @@ def read(path: Path, source: Iterator[str]) -> Iterator[dict[str, Any]]:
                 record: dict[str, Any] = {
                     "question": _get(path, place, entry, "question", str),
                     "context": context,
-                    "answers": _answers(path, place, entry),
                     "_at": place,
                 }
+                if "answers" in entry or entry.get("is_impossible") is True:  # else it is left out, and counted
+                    record["answers"] = _answers(path, place, entry)
                 if title:
                     record["title"] = record["_group"] = title
                 if entry.get("id") is not None:
