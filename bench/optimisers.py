@@ -21,7 +21,12 @@ from pathlib import Path
 
 from common import data_folder, note, row
 
-RATES = {"muon": (0.01, 0.02, 0.04), "adamw": (0.0015, 0.003, 0.006)}
+# contender -> (its settings, the rates it is tried at)
+CONTENDERS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
+    "muon": (("optim.name=muon",), (0.01, 0.02, 0.04)),
+    "muon, embeddings at 0.01": (("optim.name=muon", "optim.adamw_lr=0.01"), (0.02,)),
+    "adamw": (("optim.name=adamw",), (0.0015, 0.003, 0.006)),
+}
 SETTINGS = [
     "codec.vocab_size=2048",
     "model.depth=3",
@@ -72,7 +77,7 @@ def main() -> None:
 
     def once(name: str, lr: float, seed: int) -> None:
         with tempfile.TemporaryDirectory() as tmp:
-            settings = [*SETTINGS, *a.settings, budget, f"optim.name={name}", f"optim.lr={lr}"]
+            settings = [*SETTINGS, *a.settings, budget, *CONTENDERS[name][0], f"optim.lr={lr}"]
             figures = train(Path(tmp) / "run", [*settings, f"seed={seed}"], cache)
         losses.setdefault((name, lr), []).append(figures["val_loss"])
         row(
@@ -87,10 +92,14 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as kept:
         cache = Path(kept)
-        for rates in zip(*RATES.values(), strict=True):
-            for name, lr in zip(RATES, rates, strict=True):
-                once(name, lr, 0)
-        best = {name: min(rates, key=lambda lr: losses[name, lr][0]) for name, rates in RATES.items()}
+        for turn in range(max(len(rates) for _, rates in CONTENDERS.values())):
+            for name, (_, rates) in CONTENDERS.items():
+                if turn < len(rates):
+                    once(name, rates[turn], 0)
+        best = {
+            name: min(rates, key=lambda lr, name=name: losses[name, lr][0])
+            for name, (_, rates) in CONTENDERS.items()
+        }
         for seed in range(1, a.seeds):
             for name, lr in best.items():
                 once(name, lr, seed)

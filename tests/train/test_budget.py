@@ -95,13 +95,34 @@ def test_a_run_cut_in_two_keeps_its_horizon() -> None:
     assert ended.horizon == horizon
 
 
-def test_a_slower_machine_is_cut_by_the_clock() -> None:
+@pytest.mark.parametrize("schedule", ["wsd", "cosine", "linear"])
+def test_a_slower_machine_still_cools_down(schedule: str) -> None:
+    """Five times slower from step 700 on: the rate falls faster, without a jump, and ends low."""
+    budget = Budget(config(schedule, minutes=2), 1)
+    state = State(choices=Choices(step_seconds=0.1))
+    budget.begin(state, 0.1)
+    rates, first = [], None
+    while not budget.over(state):
+        rates.append(budget.scale(state, state.step))
+        state.step += 1
+        state.seconds += 0.1 if state.step < 700 else 0.5
+        if budget.update(state):
+            first = first or state.horizon
+            state = State.from_json(state.to_json())  # a resume in between changes nothing
+            budget = Budget(config(schedule, minutes=2), 1)
+    assert first is not None and state.horizon is not None and state.horizon < first
+    assert state.seconds <= 120.5 and state.step == state.horizon
+    assert rates[-1] < 0.06
+    down = [a - b for a, b in zip(rates[400:], rates[401:], strict=False)]
+    assert min(down) >= -1e-9 and max(down) < 0.05
+
+
+def test_a_machine_that_stops_is_cut_by_the_clock() -> None:
     budget = Budget(config(minutes=1), 1)
     state = State(choices=Choices(step_seconds=0.1))
     budget.begin(state, 0.1)
     while not budget.over(state):
         state.step += 1
-        state.seconds += 0.1 if state.step < 400 else 0.5
+        state.seconds += 0.1 if state.step < 400 else 30.0
         budget.update(state)
-    assert 60 <= state.seconds < 60.6
-    assert state.horizon is not None and state.step < state.horizon
+    assert state.step <= 402 and state.seconds < 100.1

@@ -8,6 +8,10 @@ learning rate stays a pure function of (step, horizon):
 - cosine and linear take an estimate after the first `TIMED` steps;
 - constant needs none.
 
+A machine that becomes slower after that would end the run in the middle of its cool-down. So the pace is looked
+at again and again, and a run that falls behind gets a nearer horizon, to which its rate falls straight from
+where it is (`State.bend`).
+
 Minutes count training, evaluation and saving, over all resumes; preparing the data does not count.
 """
 
@@ -22,6 +26,8 @@ from exnihilo.train.state import State
 
 TIMED = 10  # steps that are timed before a horizon is estimated
 MARGIN = 0.98  # of the minutes is aimed at, so that the cool-down ends before the clock
+LOOK = 0.04  # of the minutes pass between two looks at the pace
+LATE = 1.03  # times the minutes: a run that would take longer gets a nearer horizon
 
 
 def steps_of(config: RunConfig, step_tokens: int, epoch_tokens: int | None = None) -> int | None:
@@ -76,6 +82,10 @@ class Budget:
         """Share of the peak learning rate at a step: a pure function of (step, horizon)."""
         schedule = self.resolved(state)
         total = state.horizon
+        if state.bend is not None and total is not None and step >= state.bend[0]:
+            start, at = state.bend
+            left = max(0.0, (total - step) / max(1.0, total - start))
+            return schedule.final + (at - schedule.final) * left
         if total is None and schedule.name in ("cosine", "linear"):
             # the first few steps of a run by the clock: all within the warm-up or at the peak
             schedule = schedule.model_copy(update={"name": "constant"})
@@ -99,8 +109,10 @@ class Budget:
 
     def update(self, state: State) -> bool:
         """After a step: fix the horizon where it is time to. Returns whether it did."""
-        if state.horizon is not None or self.seconds is None or self.schedule.name == "constant":
+        if self.seconds is None or self.schedule.name == "constant":
             return False
+        if state.horizon is not None:
+            return self._late(state)
         whole = max(state.step + 1, round(self.estimate(state)))
         if self.schedule.name == "wsd":
             cooldown = span(self.schedule.cooldown, whole, "cooldown")
@@ -109,6 +121,21 @@ class Budget:
         elif state.step < TIMED:
             return False
         state.horizon = whole
+        state.mark = [state.step, state.seconds]
+        return True
+
+    def _late(self, state: State) -> bool:
+        """Take a nearer horizon where the clock would otherwise cut the run. Returns whether it did."""
+        assert self.seconds is not None and state.horizon is not None
+        if state.mark is None or state.seconds - state.mark[1] < LOOK * self.seconds:
+            return False
+        pace = (state.seconds - state.mark[1]) / max(1.0, state.step - state.mark[0])
+        state.mark = [state.step, state.seconds]
+        if state.seconds + (state.horizon - state.step) * pace <= LATE * self.seconds:
+            return False
+        at = self.scale(state, state.step)
+        reached = int(max(0.0, MARGIN * self.seconds - state.seconds) / pace)
+        state.bend, state.horizon = [state.step, at], state.step + max(1, reached)
         return True
 
     def over(self, state: State) -> bool:

@@ -180,6 +180,8 @@ class _Run:
     def _check(self) -> None:
         if not self.config.data.sources:
             raise UsageError("no data was given", expected="data=PATH", next="e.g. data=books/ or data=world")
+        if self.config.init is None:
+            start.check_family(self.config.model.family, self.config)
         if any(source.path == "-" for source in self.config.data.sources):
             data = self.config.data  # standard input is read once and kept, so that the run can be resumed
             kept = self.world.first(lambda: datas.settle(data).model_dump(mode="json"))
@@ -361,6 +363,7 @@ class _Run:
                 next="a larger steps=, tokens= or epochs=",
             )
         state.horizon = budget.steps if budget.seconds is None else None
+        state.mark = state.bend = None
         budget.begin(state, self.choices.step_seconds)
         ends = state.horizon if state.horizon is not None else "to be measured"
         log.say(
@@ -399,7 +402,7 @@ class _Run:
         if self.found is not None:
             kept = dict(state.__dict__)  # what this start has changed on purpose
             keeper.load(self.found)
-            for name in ("choices", "config", "hashes", "horizon", "warmup", "parent"):
+            for name in ("choices", "config", "hashes", "horizon", "mark", "bend", "warmup", "parent"):
                 setattr(state, name, kept[name])
             if any(c.key.startswith("val") for c in self.changes):
                 state.best, state.last_val = None, None

@@ -15,10 +15,11 @@ import torch
 
 from exnihilo import log
 from exnihilo.config import ModelConfig, RunConfig
-from exnihilo.errors import CodecError, ModelError
+from exnihilo.errors import CodecError, ConfigError, ModelError
 from exnihilo.interop.load import load as load_trained
 from exnihilo.model import build, resolve
-from exnihilo.model.family import find
+from exnihilo.model.family import find, names
+from exnihilo.objective import registry
 from exnihilo.objective.base import Objective
 from exnihilo.train.changes import given
 from exnihilo.train.checkpoint import sha256
@@ -32,10 +33,28 @@ POSITIONS = "front.positions.weight"
 TRUNK = ("front.", "trunk.")  # what must be carried over whole
 
 
+def check_family(family: str, config: RunConfig) -> None:
+    """Refuses a decoder with an encoder's heads: no format there is has a place for them.
+
+    Raises:
+        ConfigError: the objective reads heads that a model of this family cannot be saved with.
+    """
+    heads = registry.create(config.objective, config.options).heads
+    if find(family).encoder or set(heads) <= {"tokens"}:
+        return
+    encoders = [name for name in names() if find(name).encoder]
+    raise ConfigError(
+        f"objective {config.objective} reads {_listed(sorted(heads))}, model.family={family} is a decoder",
+        expected=f"a family that has such heads: {', '.join(encoders)}",
+        next="init=RUN of such a model" if config.init is not None else f"model.family={encoders[0]}",
+    )
+
+
 def read_init(config: RunConfig) -> tuple[Any, dict[str, str]]:
     """What ``init=`` names: (model, codec and objective, where they come from)."""
     assert config.init is not None
     loaded = load_trained(config.init)
+    check_family(loaded.model.config.family, config)
     source = loaded.path / "model.safetensors"
     parent = {"path": str(config.init), "weights": str(source)}
     if source.is_file():
