@@ -26,6 +26,7 @@ def rule_of(B: int, T: int, causal: bool, packed: str) -> Rule:
     if packed:
         doc_BT = (torch.arange(T) * 5 // T).expand(B, T).clone()
     if packed == "padded":
+        assert doc_BT is not None
         doc_BT[0, -T // 4 :] = -1
         doc_BT[-1, : T // 6] = -1
     return plan(torch.empty(B, T, 8, dtype=torch.float64), group=0 if causal else 1, doc_BT=doc_BT)
@@ -37,7 +38,7 @@ def rule_of(B: int, T: int, causal: bool, packed: str) -> Rule:
 @pytest.mark.parametrize("form", FORMS)
 def test_equals_the_reference_in_value_and_gradient(form, T: int, causal: bool, packed: str):
     given, rule = inputs(2, T, 3, 8), rule_of(2, T, causal, packed)
-    fast, plain = form(*given, causal=causal, bias=rule.bias), reference(*given, rule)
+    fast, plain = form(*given, causal=causal, bias=rule.bias), reference(given[0], given[1], given[2], rule)
     torch.testing.assert_close(fast, plain)
     grad = torch.randn(fast.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for a, b in zip(
@@ -99,9 +100,9 @@ def test_attend_uses_it_in_training_only(monkeypatch: pytest.MonkeyPatch):
     assert len(used) == 1
     torch.testing.assert_close(trained, decoded, atol=1e-6, rtol=1e-5)
     short = [x[:, :, :100] for x in (q, k, v)]
-    attend(*short, plan(torch.empty(1, 100, 16)))
+    attend(short[0], short[1], short[2], plan(torch.empty(1, 100, 16)))
     assert len(used) == 1  # nothing to skip there
-    attend(*short, plan(torch.empty(1, 100, 16)), dropout=0.1)
+    attend(short[0], short[1], short[2], plan(torch.empty(1, 100, 16)), dropout=0.1)
     assert len(used) == 2  # but dropout
 
 
@@ -127,7 +128,7 @@ def test_dropout_goes_by_pytorch_where_little_is_dropped_or_something_compiles()
     torch.manual_seed(0)
     y = dropping.dropout(x, 0.5)
     y.sum().backward()
-    assert torch.equal(x.grad, y.detach()) and 0.4 < (y == 0).double().mean() < 0.6
+    assert x.grad is not None and torch.equal(x.grad, y.detach()) and 0.4 < (y == 0).double().mean() < 0.6
     torch.manual_seed(0)
     small = dropping.dropout(torch.ones(10), 0.5)
     torch.manual_seed(0)
