@@ -13,7 +13,8 @@ length.
 Every run is a process of its own, the sides take turns, and each round has its seed and begins with another
 side. Speed is examples over the seconds from the end of the first step to the end of the last: start-up,
 preparation and evaluation are left out on both sides. Accuracy is that of the development split after the
-last step; TREC has none, so a tenth of its training questions is held out, for both sides the same.
+last step; TREC has none, so a tenth of its training questions is held out, for both sides the same. Wants a
+quiet machine: beside busy cores PyTorch's waiting threads, at their defaults in the peer, lose most.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ weights can be fine-tuned the same way: ``--sides without with peer``.
 All is kept in ``--out`` and each finished part is done once: a call that was cut goes on. Another pretraining
 needs another ``--out``. The RATES stand here before any result: they are about the package's own defaults at
 this width for pretrained and for random weights. The peer's rate is a usual one for AdamW at this width.
+The two pretrainings run one after the other by the clock, so they want a quiet machine.
 """
 
 from __future__ import annotations
@@ -112,7 +113,13 @@ def exnihilo(out: Path, *words: str) -> dict[str, Any]:
 
 def shape_words(setup: dict[str, Any]) -> list[str]:
     depth, width, heads = setup["shape"]
-    return [f"model.depth={depth}", f"model.width={width}", f"model.heads={heads}", f"model.context={T}"]
+    return [
+        "model.family=bert",
+        f"model.depth={depth}",
+        f"model.width={width}",
+        f"model.heads={heads}",
+        f"model.context={T}",
+    ]
 
 
 # pairs -----------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
     from exnihilo.model.model import shape_of
     from exnihilo.objective import registry
     from exnihilo.parallel import resolve_device
+    from exnihilo.train.start import check_family
 
     init = None
     if config.init is not None:
@@ -84,6 +85,7 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
     else:
         vocab, note = vocabulary(config)
     model = resolve(config.model, vocab)
+    check_family(model.family, config)
     objective = registry.create(config.objective, config.options, length=model.context)
     outputs = {"outputs": tuple(objective.heads), "labels": objective.labels or model.labels or 2}
     model = resolve(model.model_copy(update=outputs), vocab)  # labels are not counted yet: a few weights

@@ -93,9 +93,11 @@ class Bench:
     def random_batch(self, rows: int) -> dict[str, Tensor]:
         """Rows of random ids, each of two documents: packed as real data is; for objectives with columns of
         their own, rows of the embedded world."""
-        if self.typical is not None:
-            return self.tensors(self.typical.seen(np.arange(rows) % self.typical.rows, self.objective))
         context, vocab = self.config.model.context, self.model.config.vocab_size or 1
+        if self.typical is not None:
+            seen = self.typical.seen(np.arange(rows) % self.typical.rows, self.objective)
+            ids = {name: np.minimum(seen[name], vocab - 1) for name in ("tokens", "targets") if name in seen}
+            return self.tensors({**seen, **ids})  # of a tokenizer of its own, perhaps with more ids
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, vocab, (rows, context + 1), generator=generator)
         half = (context + 1) // 2

@@ -40,7 +40,8 @@ def find(config: RunConfig, *, low: float, high: float, steps: int, out: Path | 
         bench = Bench.make(config, codec.vocab_size, model, objective)
         data = splits.train
         order = data.order(config.seed)
-        context, rows = config.model.context, bench.rows
+        context = data.context  # of a row, which may be longer than the model's
+        rows = max(1, config.batch.tokens // context)
 
         def batch(part: np.ndarray, number: int) -> dict[str, Tensor]:
             drawn = draws.draw(objective, data, part, codec=codec, seed=config.seed, step=number)

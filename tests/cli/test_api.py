@@ -40,7 +40,7 @@ SURFACE = {
     "**settings)",
     "report": "(run, *, out=None)",
     "compare": "(runs, *, out=None)",
-    "quickstart": "(*, data=None, minutes=None, run=None, seed=0, device='auto', force=False)",
+    "quickstart": "(*, data=None, minutes=None, run=None, seed=0, device='auto', force=False, encoder=False)",
 }
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exnihilo.config import DataConfig
-from exnihilo.data import Example, Item, Splits, examples, prepare, texts
+from exnihilo.data import Drops, Example, Item, Splits, examples, prepare, texts
 from exnihilo.data.base import SEGMENT
 from exnihilo.data.split import FEW, TRAIN, VAL, document_hash, group_hash, inputs_hash, make
 
@@ -158,6 +158,19 @@ def test_leaks_are_found_by_the_inputs_whatever_the_label(tmp_path: Path) -> Non
     given: Any = {"encode": encode, "key": "k", "context": 64, "seed": 0, "cache": tmp_path / "c"}
     splits = prepare(config, apart, **given, roles=("text", "label"), lookahead=0, join=False)
     assert splits.report.leak is not None and splits.report.leak.exact == 2
+
+
+def test_no_pair_of_the_world_stands_in_both_splits(tmp_path: Path) -> None:
+    config = DataConfig.model_validate({"sources": "world:150", "val_fraction": 0.2})
+    asked: Any = {"roles": ("query", "document", "label"), "view": "rerank", "cache": tmp_path}
+    drops = Drops()
+    sides = [list(examples(config, None, side, **asked, drops=drops)) for side in ("train", "val")]
+    train, val = ([(e["query"], e["document"]) for e in side] for side in sides)
+    assert len(set(train)) == len(train) > 500 and len(set(val)) == len(val) > 100
+    assert not set(train) & set(val)
+    groups = [{e["_group"] for e in side} for side in sides]
+    assert not groups[0] & groups[1]  # and stories stay whole
+    assert set(drops.counts) <= {"that an earlier story told"}
 
 
 def test_texts_of_several_roles_are_the_inputs_of_the_training_side(tmp_path: Path) -> None:

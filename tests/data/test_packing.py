@@ -54,6 +54,33 @@ def test_each_token_but_the_first_is_predicted_exactly_once(lengths, row, window
     sound(plan(np.asarray(lengths, np.int64), row, window=window, max_padding=max_padding), lengths)
 
 
+@given(
+    many, st.integers(4, 40), st.integers(1, 20), st.sampled_from([0.0, 0.05, 1.0]), st.sampled_from([2, 3])
+)
+@settings(max_examples=300, deadline=None)
+def test_inside_its_frame_each_token_stands_exactly_once(lengths, row, window, max_padding, frame):
+    p = plan(np.asarray(lengths, np.int64), row, overlap=frame, window=window, max_padding=max_padding)
+    found = [
+        (d, t)
+        for d, s, n in zip(p.doc.tolist(), p.start.tolist(), p.length.tolist(), strict=True)
+        for t in range(s + 1, s + n - frame + 1)
+    ]
+    assert sorted(found) == [(d, t) for d, n in enumerate(lengths) for t in range(1, n - frame + 1)]
+    assert (p.length > frame).all() and (filled(p) <= row).all()
+    assert p.cropped == pytest.approx(sum(n for n in lengths if n <= frame) / max(1, sum(lengths)))
+    used, kept = p.length.sum(), sum(n for n in lengths if n > frame)
+    assert p.repeated == pytest.approx((used - kept) / max(1, p.rows * row))
+
+
+@pytest.mark.parametrize("mean", [70, 140, 180])
+def test_framed_documents_of_any_length_leave_little_padding(mean):
+    lengths = np.random.default_rng(1).normal(mean, mean / 4, 3000).astype(int).clip(10, 256)
+    loose = plan(lengths, 256, overlap=0, max_padding=1.0)
+    tight = plan(lengths, 256, overlap=2)
+    assert tight.padded < 0.05 and tight.repeated < 0.01
+    assert tight.rows <= loose.rows and (tight.cut > 0) == (loose.padded > 0.05)
+
+
 @given(many, st.integers(2, 40))
 @settings(max_examples=150, deadline=None)
 def test_without_overlap_each_token_stands_exactly_once(lengths, row):
@@ -140,7 +167,9 @@ def test_pieces_of_a_row():
     assert [p.pieces(r) for r in range(p.rows)] == [[(0, 0, 5)], [(0, 4, 3)], [(1, 0, 3)]]
 
 
-@pytest.mark.parametrize("bad", [{"row": 1}, {"row": 8, "overlap": 2}, {"row": 8, "window": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"row": 1}, {"row": 8, "overlap": -1}, {"row": 2, "overlap": 2}, {"row": 8, "window": 0}]
+)
 def test_wrong_arguments(bad):
     with pytest.raises(ValueError, match="row"):
         plan(np.asarray([3]), **bad)

@@ -35,6 +35,31 @@ def stories(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_piece_of_a_framed_item_stands_between_its_ends(prep: Prep, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    docs = ["".join(map(chr, rng.integers(97, 123, n))) for n in rng.integers(30, 45, 300)]
+    (tmp_path / "a.txt").write_text("\n".join(docs))
+    given = {"unit": "line", "val_fraction": 0.0, "context": 64, "lookahead": 0, "join": False}
+    whole = prep(tmp_path / "a.txt", **given).train
+    data = prep(tmp_path / "a.txt", **given, frame=(1, 1)).train
+    assert whole.report.padded > 0.3 and data.report.padded < 0.05 and data.rows < 0.75 * whole.rows
+    assert data.report.cropped == 0 < data.report.repeated < 0.05
+    inside: dict[int, list[tuple[int, str]]] = {}
+    batch = data.batch(np.arange(data.rows))
+    starts = iter(data.parts[0].pack["start"].tolist())
+    for row in range(data.rows):
+        for number, item in enumerate(data.refs(row)):
+            at = batch["doc"][row] == number
+            tokens = batch["tokens"][row][at]
+            assert tokens[0] == 1 and tokens[-1] == 2 and (tokens[1:-1] > 2).all()
+            assert batch["pos"][row][at].tolist() == list(range(len(tokens)))
+            piece = bytes((tokens[1:-1] - 3).astype(np.uint8)).decode()
+            inside.setdefault(item.index, []).append((next(starts), piece))
+    assert ["".join(piece for _, piece in sorted(inside[i])) for i in range(300)] == docs
+    again = prep(tmp_path / "a.txt", **given, frame=(1, 1)).train
+    assert again.hash == data.hash != whole.hash
+
+
 def test_batches_hold_the_documents_of_their_split(prep: Prep, stories: Path) -> None:
     splits = prep(stories, val_fraction=0.2)
     texts = [

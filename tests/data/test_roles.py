@@ -144,6 +144,29 @@ def test_a_wrong_value_names_the_record(
     assert caught.value.expected and caught.value.next
 
 
+def test_a_question_without_answers_is_left_out_and_an_empty_context_stays(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"question": "Who?", "context": "Mia ran.", "answers": [{"text": "Mia", "start": 0}]},
+        {"question": "Who?", "context": "Bob ran."},
+        {"question": "Who?", "context": "", "answers": []},
+        {"question": "Who?", "context": " ", "answers": {"text": [], "answer_start": []}},
+        {"question": "", "context": "Mia ran.", "answers": []},
+    ]
+    got, drops = run(tmp_path, rows, QA)
+    assert [(e["context"], len(e["answers"])) for e in got] == [("Mia ran.", 1), ("", 0), (" ", 0)]
+    assert drops.counts == {"without answers": 1, "empty question": 1}
+    assert drops.first["without answers"].endswith("record 2")
+    nested = {"title": "T", "paragraphs": [{"context": "Mia ran.", "qas": rows[:2]}]}
+    nested["paragraphs"].append({"context": "", "qas": [{"question": "Why?", "is_impossible": True}]})
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"data": [nested]}).replace('"start"', '"answer_start"'))
+    drops = Drops()
+    (source,) = open_sources(DataConfig.model_validate({"sources": str(path)}), roles=QA)
+    got = list(source.examples(drops))
+    assert [(e["context"], len(e["answers"])) for e in got] == [("Mia ran.", 1), ("", 0)]
+    assert drops.counts == {"without answers": 1} and "question 2" in drops.first["without answers"]
+
+
 def test_answers_in_every_shape(tmp_path: Path) -> None:
     shapes: list[tuple[Any, list]] = [
         ({"text": ["Mia"], "answer_start": [0]}, [{"text": "Mia", "start": 0}]),

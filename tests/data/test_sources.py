@@ -113,6 +113,32 @@ def test_notes_beside_records_are_no_documents(tmp_path: Path) -> None:
     assert "a.parquet" in source.names and "README.md" not in source.names
 
 
+def test_a_folder_of_plain_texts_leaves_out_its_list_of_contents(tmp_path: Path) -> None:
+    (tmp_path / "books").mkdir()
+    for name in ("emma", "heidi"):
+        (tmp_path / "books" / f"{name}.txt").write_text(f"This is {name}. " * 20)
+    (tmp_path / "INDEX.tsv").write_text("file\ttitle\nemma.txt\tEmma\n")
+    (tmp_path / "SOURCE.txt").write_text("from somewhere\n")
+    (tmp_path / "LICENSE").write_text("free\n")
+    (source,) = sources(tmp_path)
+    assert source.names == ("books/emma.txt", "books/heidi.txt") and not source.fields
+    assert source.skipped == {
+        "notes beside the data": 2, "tables beside the texts (read where they are named)": 1,
+    }  # fmt: skip
+    (globbed,) = sources(f"{tmp_path}/**/*")
+    assert globbed.names == source.names
+    (named,) = sources(tmp_path / "INDEX.tsv")
+    assert named.fields == {"text": "file"} and len(bodies(named)) == 1
+    both = [{"path": str(tmp_path)}, {"path": str(tmp_path / "INDEX.tsv")}]
+    opened = open_sources(DataConfig.model_validate({"sources": both}))
+    assert [len(s.names) for s in opened] == [2, 1]
+    # where the tables are more, or larger, they are the data, and the notes beside them are not
+    (tmp_path / "INDEX.tsv").write_text("text\n" + "a much longer table than the texts\n" * 100)
+    (source,) = sources(tmp_path)
+    assert source.names == ("INDEX.tsv", "books/emma.txt", "books/heidi.txt")
+    assert source.skipped == {"notes beside the data": 2}
+
+
 def test_field_mapping_can_be_set_and_is_reported(tmp_path: Path, prep: Prep, said: list[str]) -> None:
     rows = [{"title": f"t{i}", "body": f"the body number {i} is longer", "text": f"x{i}"} for i in range(40)]
     path = tmp_path / "a.jsonl"

@@ -13,6 +13,7 @@ from exnihilo.codec import train as train_codec
 from exnihilo.codec.base import Codec
 from exnihilo.config import CodecConfig, ModelConfig
 from exnihilo.errors import ConfigError
+from exnihilo.infer.predict import Predictor
 from exnihilo.model import build
 from exnihilo.model.generator import Generator, narrow
 from exnihilo.model.model import Model
@@ -208,3 +209,22 @@ def test_the_generator_shares_the_embeddings_and_is_a_quarter_as_wide(codec: Cod
     assert names == ["front.tokens.weight"]
     own = sum(p.numel() for n, p in generator.named_parameters() if n != "weight")
     assert own < sum(p.numel() for p in model.trunk.parameters())
+
+
+def test_a_text_is_read_for_what_does_not_belong(codec: Codec):
+    """Each token once, with its characters; a long text in chunks; the probability is the head's."""
+    o = registry.create("replaced_tokens", length=12)
+    config = ModelConfig(family="bert", depth=1, width=32, heads=2, context=12, vocab_size=codec.vocab_size)
+    model = build(config, heads=o.heads, seed=3)
+    text = "the cat sat on a mat and looked at foxes, slowly walking homewards"
+    (found,) = Predictor(model, codec, o).predict([text])
+    tokens = found["tokens"]
+    assert [t["token"] for t in tokens] == [text[t["start"] : t["end"]] for t in tokens]
+    assert len(tokens) == len(codec.encode(text)) > 12
+    assert "".join(t["token"] for t in tokens) == text.replace(" ", "")
+    assert found["replaced"] == max(t["replaced"] for t in tokens) and 0 < found["replaced"] < 1
+    first = codec.encode(text)[:10]
+    with torch.no_grad():
+        hidden = model({"tokens": torch.tensor([[codec.cls_id, *first, codec.sep_id]])}, o.attention)
+        wanted = model.heads["replaced"].logits(hidden).sigmoid()[0, 1:-1]
+    assert [t["replaced"] for t in tokens[:10]] == pytest.approx(wanted.tolist(), abs=1e-5)

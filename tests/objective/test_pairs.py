@@ -20,7 +20,7 @@ from exnihilo.errors import ConfigError, DataError
 from exnihilo.infer.predict import Predictor
 from exnihilo.model import build
 from exnihilo.objective import draws, registry
-from exnihilo.objective._blocks import END, MARKS
+from exnihilo.objective._blocks import BEGIN, END, MARKS
 from exnihilo.objective._pairs import Pairs
 from exnihilo.objective.base import Columns, Item
 from exnihilo.objective.pieces import IGNORE
@@ -126,8 +126,8 @@ def test_blocks_are_filled_hold_everything_and_know_their_document(codec: Codec)
         assert [i for t in tokens for i in t[1:-2].tolist()] == codec.encode(text)
         assert all(len(t) == 64 for t in tokens[:-1]) and len(tokens[-1]) <= 64
         marks = np.concatenate([np.asarray(i["sentence"])[1:-2] for i in items])
-        assert marks.sum() == text.count(".")
-        assert [int(np.asarray(i["sentence"])[-1]) for i in items] == [0] * (len(items) - 1) + [END]
+        assert (marks & BEGIN).sum() == text.count(".") and (marks & END).sum() == END
+        assert [int(np.asarray(i["sentence"])[-MARKS]) & END for i in items] == [0] * (len(items) - 1) + [END]
         assert len({int(i["document"]) for i in items}) == 1
     numbers = {int(items[0]["document"]) for items in o.encode_many([{"text": t} for t in texts], codec)}
     assert len(numbers) == len(texts) and all(0 <= n < 1 << 63 for n in numbers)
@@ -140,7 +140,8 @@ def test_parts_of_one_document_are_one_document(codec: Codec):
     last = o.encode({"text": document("caa", 20), "_begin": False, **place}, codec)
     assert isinstance(first, list) and isinstance(last, list)
     assert {int(i["document"]) for i in first} == {int(i["document"]) for i in last}
-    assert np.asarray(first[-1]["sentence"])[-1] == 0 and np.asarray(last[-1]["sentence"])[-1] == END
+    assert not (np.asarray(first[-1]["sentence"]) & END).any()
+    assert np.asarray(last[-1]["sentence"])[-MARKS] & END
 
 
 def test_labels_are_balanced_and_true(codec: Codec):

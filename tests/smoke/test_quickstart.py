@@ -97,11 +97,11 @@ def test_bad_budget_is_refused(tmp_path: Path) -> None:
 
 def test_free_folder_is_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert chain._free() == Path("runs/quickstart")
+    assert chain.free() == Path("runs/quickstart")
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
-    assert chain._free() == Path("runs/quickstart")
+    assert chain.free() == Path("runs/quickstart")
     (tmp_path / "runs" / "quickstart" / "x").write_text("")
-    assert chain._free() == Path("runs/quickstart-2")
+    assert chain.free() == Path("runs/quickstart-2")
 
 
 def test_compressed_bits_count_what_a_text_adds() -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 
 import pytest
 
+from exnihilo.cli import actions
+from exnihilo.cli.main import main
 from exnihilo.config_layers import load, recipe_names
 from exnihilo.interop.load import load as load_run
 from exnihilo.objective import registry
+from exnihilo.plan import make as make_plan
 from exnihilo.train import run
 
 SMALL = [
@@ -34,6 +38,24 @@ def test_a_recipe_trains(
     )
     loaded = load_run(tmp_path / "r")
     assert set(objective.heads) <= set(loaded.model.config.outputs)
+    suggested = shlex.split(actions._next(str(tmp_path / "r")))
+    assert suggested[:2] == ["exnihilo", "predict"] and main([*suggested[1:], "device=cpu"]) == 0
     if objective.supervised:
         assert objective.main_metric in result.metrics
         assert f"majority_{objective.main_metric}" in result.metrics
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_is_planned(name: str) -> None:
+    """What `plan` and `--dry-run` tell, unmeasured: no data is read."""
+    config, _ = load(name, [])
+    plan = make_plan(config, measure=False)
+    assert plan.recipe == name and plan.parameters > plan.embedding_parameters > 0
+    assert plan.context == config.model.context and plan.tokens_per_second is None
+
+
+@pytest.mark.parametrize("name", ["electra", "token_tagging"])
+def test_a_recipe_is_measured(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", name, "--dry-run", *[word for word in SMALL if not word.startswith("eval")]]) == 0
+    told = capsys.readouterr().out
+    assert "tokens/s on" in told and f'recipe = "{name}"' in told

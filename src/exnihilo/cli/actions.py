@@ -349,8 +349,9 @@ def quickstart(a: Arguments) -> Figures:
     from pathlib import Path
 
     from exnihilo.config_layers import parse_value
-    from exnihilo.quickstart.chain import start
+    from exnihilo.quickstart import chain, encoder
 
+    start = encoder.start if "encoder" in a.flags else chain.start
     given = a.given("data", "minutes", "run", "seed", "device")
     if "run" in given:
         given["run"] = Path(given["run"])

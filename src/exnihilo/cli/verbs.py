@@ -30,7 +30,7 @@ def _verbs() -> Iterator[Verb]:
     yield Verb(
         "quickstart",
         "from random weights to a base model on the embedded world, in minutes, each gain measured",
-        "exnihilo quickstart [--data PATH] [--minutes X] [--run DIR] [--seed N]",
+        "exnihilo quickstart [--encoder] [--data PATH] [--minutes X] [--run DIR] [--seed N]",
         actions.quickstart,
         options={
             "data": Option("your own files instead of the embedded world: file, folder, glob or hub:NAME"),
@@ -39,7 +39,12 @@ def _verbs() -> Iterator[Verb]:
             "seed": Option("of weights, data order and samples (0)", int, least=0),
             **_DEVICE,
         },
-        flags={"force": "replace the run folder", **_JSON},
+        flags={
+            "encoder": "BERT's training instead: masked tokens, next sentences, then four tasks (5 minutes)",
+            "force": "replace the run folder",
+            **_JSON,
+        },
+        examples=("exnihilo quickstart", "exnihilo quickstart --encoder"),
     )
     yield Verb(
         "train",

@@ -72,9 +72,10 @@ class Part:
         return int(self.pack.meta["rows"])
 
     @property
-    def framed(self) -> bool:
-        """Whether a piece of an item begins and ends with the item's own first and last token."""
-        return bool(self.pack.meta["framed"])
+    def frame(self) -> tuple[int, int] | None:
+        """How many tokens of an item's beginning and of its end each of its pieces begins and ends with."""
+        frame = self.pack.meta["frame"]
+        return None if frame is None else (int(frame[0]), int(frame[1]))
 
 
 class Dataset:
@@ -207,9 +208,11 @@ class Dataset:
         pos = np.arange(int(length.sum())) - np.repeat(before, length)
         to = np.repeat(place, length) + pos
         source = np.repeat(where, length) + pos
-        if part.framed and len(length):  # a piece of an item stands between the item's own ends
-            source[before] = np.where(item > 0, end[np.maximum(item - 1, 0)], 0)
-            source[before + length - 1] = end[item] - 1
+        if part.frame is not None:  # a piece of an item stands between the item's own ends
+            for i in range(part.frame[0]):
+                source[before + i] = np.where(item > 0, end[np.maximum(item - 1, 0)], 0) + i
+            for i in range(1, part.frame[1] + 1):
+                source[before + length - i] = end[item] - i
         out["pos"].reshape(-1)[to] = pos
         out["doc"].reshape(-1)[to] = np.repeat(rank, length)
         for name in store.columns:

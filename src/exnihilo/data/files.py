@@ -8,6 +8,10 @@ its reason; a file that was named alone is refused instead.
 
 A folder is *source code* where files of code outnumber files of records: then every text file in it is read
 as plain text, .json too. Beside files of records, a README, a licence and the like are no documents.
+
+A folder is *plain texts* where they outnumber the files of records and are larger: a list of contents, a
+licence or a note on the source beside them are no documents. What is left out so can be named:
+``data.sources=[books/, books/INDEX.tsv]``.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import codecs
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +38,11 @@ CODE = frozenset(
 )
 _FOLDERS = {"__pycache__", "node_modules"}
 _NOTES = ("readme", "license", "licence", "notice", "changelog", "contributing", "citation", "dataset_infos")
+_STEMS = frozenset({"source", "sources", "license", "licence", "copying", "notice", "sha256sums"})
 _SNIFF = 64 << 10
+
+TABLES = "tables beside the texts (read where they are named)"
+NOTES = "notes beside the data"
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,11 @@ class Files:
         return not self.code and plain_suffix(path) in tables.SUFFIXES
 
 
-def find(path: str, *, encoding: str = "utf-8") -> Files:
+def find(path: str, *, encoding: str = "utf-8", texts: bool = True) -> Files:
     """The files that a file, folder or glob stands for.
+
+    Args:
+        texts: documents are wanted, so that a folder may be one of plain texts; False: records are.
 
     Raises:
         DataError: there is none, or none of use; the message says what was found instead.
@@ -68,7 +79,7 @@ def find(path: str, *, encoding: str = "utf-8") -> Files:
     if root.is_file():
         return _single(root, encoding)
     if root.is_dir():
-        return _choose(path, [(p, p.relative_to(root).as_posix()) for p in _walk(root)], encoding)
+        return _choose(path, [(p, p.relative_to(root).as_posix()) for p in _walk(root)], encoding, texts)
     if glob.has_magic(path):
         hits = [Path(p) for p in glob.glob(str(root), recursive=True)]
         files = {p for h in hits for p in ([h] if h.is_file() else _walk(h) if h.is_dir() else [])}
@@ -77,7 +88,7 @@ def find(path: str, *, encoding: str = "utf-8") -> Files:
                 f"nothing matches {path}", expected="a glob that matches files", next="check data=GLOB"
             )
         base = Path(os.path.commonpath([p.parent for p in files]))
-        return _choose(path, [(p, p.relative_to(base).as_posix()) for p in files], encoding)
+        return _choose(path, [(p, p.relative_to(base).as_posix()) for p in files], encoding, texts)
     if root.exists():
         raise DataError(
             f"{path} is neither a file nor a folder", expected="a file, folder or glob", next="data=PATH"
@@ -112,7 +123,7 @@ def _single(path: Path, encoding: str) -> Files:
     return Files((path,), (path.name,))
 
 
-def _choose(given: str, found: list[tuple[Path, str]], encoding: str) -> Files:
+def _choose(given: str, found: list[tuple[Path, str]], encoding: str, texts: bool) -> Files:
     found = sorted(found, key=lambda pair: pair[1])
     if not found:
         raise DataError(
@@ -121,11 +132,16 @@ def _choose(given: str, found: list[tuple[Path, str]], encoding: str) -> Files:
     code_files = sum(plain_suffix(p) in CODE for p, _ in found)
     table_files = sum(plain_suffix(p) in tables.SUFFIXES for p, _ in found)
     code = code_files > table_files
+    beside = set() if code or not texts else _beside([path for path, _ in found])
     paths, names, skipped = [], [], Counter[str]()
     for path, name in found:
         table = not code and plain_suffix(path) in tables.SUFFIXES
-        if table_files and not code and not table and path.name.lower().startswith(_NOTES):
-            skipped["notes beside the data"] += 1
+        if path in beside:
+            skipped[TABLES if table else NOTES] += 1
+            continue
+        note = path.name.lower().startswith(_NOTES) or _is_note(path)
+        if table_files and not code and not table and note:
+            skipped[NOTES] += 1
             continue
         try:
             if path.stat().st_size == 0:
@@ -147,6 +163,25 @@ def _choose(given: str, found: list[tuple[Path, str]], encoding: str) -> Files:
             next="check data=PATH",
         )
     return Files(tuple(paths), tuple(names), dict(sorted(skipped.items())), code)
+
+
+def _is_note(path: Path) -> bool:
+    """SOURCE.txt, LICENSE: about the data, not of it."""
+    return path.suffix.lower() in ("", ".txt") and path.stem.lower() in _STEMS
+
+
+def _beside(found: list[Path]) -> set[Path]:
+    """The tables and notes of a folder of plain texts; none where it is something else."""
+    records = {p for p in found if plain_suffix(p) in tables.SUFFIXES}
+    notes = {p for p in found if _is_note(p)}
+    documents = [p for p in found if p not in records and p not in notes]
+
+    def size(paths: Iterable[Path]) -> int:
+        return sum(p.stat().st_size for p in paths if p.is_file())
+
+    if len(documents) <= len(records) or size(documents) <= size(records):
+        return set()
+    return records | notes
 
 
 def _reason(path: Path, encoding: str, *, strict: bool) -> str:

@@ -16,9 +16,9 @@ Best fit alone wastes much when documents are a little longer than half a row (e
 if padding exceeds `max_padding`, the emptiest rows are dissolved and their documents are cut (with the same
 overlap) to fill the gaps of others: nothing is dropped, and most documents stay whole.
 
-Documents that are *framed* (``[CLS] ids [SEP]``) overlap by two tokens: every piece stands in a frame of its
-own, whose tokens take the places of the first and the last one of the cut. So each token inside a frame
-stands in exactly one piece.
+Documents in a *frame* (``[CLS] ids [SEP]``) overlap by its tokens, here two: every piece stands in such a
+frame, whose tokens take the places of the first ones and the last ones of the cut. So each token inside the
+frame stands in exactly one piece.
 
 Not taken: naive concatenation (documents joined, then cut at every row's end). It has no padding, but cuts
 nearly each row's last document, and is only right if attention may cross documents.
@@ -31,6 +31,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Array = np.ndarray
+
+ROUNDS = 8  # of filling gaps in one window; each counts on the worst case, and leaves gaps for the next
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def plan(
         row: tokens a row holds (context + 1), at least 2, and more than the overlap.
         window: pieces that are packed together; bounds the work's memory, and how far documents move.
         overlap: tokens a piece repeats from the piece before it: 1 for next-token prediction, 0 where each
-            token is its own target, 2 for framed documents (see above).
+            token is its own target, the frame's tokens for framed documents (see above).
         max_padding: cut more documents (see above) where best fit leaves a larger share of padding than
             this; 1 never cuts one that fits into a row.
 
@@ -90,7 +92,7 @@ def plan(
         A `Plan`; the same arguments give the same plan. No documents give no rows.
 
     Raises:
-        ValueError: a row that is too short, a negative length, an overlap other than 0, 1 or 2.
+        ValueError: a row that is too short, a negative length or overlap.
 
     Example:
         >>> p = plan(np.array([5, 3, 2]), row=5)
@@ -98,17 +100,19 @@ def plan(
         [[(0, 0, 5)], [(1, 0, 3), (2, 0, 2)]]
     """
     lengths = np.asarray(lengths, dtype=np.int64)
-    if row < max(2, overlap + 1) or overlap not in (0, 1, 2) or window < 1:
-        raise ValueError(
-            f"row={row} (>= 2, > overlap), overlap={overlap} (0, 1 or 2), window={window} (>= 1)"
-        )
+    if row < max(2, overlap + 1) or overlap < 0 or window < 1:
+        raise ValueError(f"row={row} (>= 2, > overlap), overlap={overlap} (>= 0), window={window} (>= 1)")
     if lengths.ndim != 1 or (lengths.size and int(lengths.min()) < 0):
         raise ValueError("lengths must be one-dimensional and not negative")
     doc, start, length = _split(lengths, row, overlap)
     docs, starts, lens, counts = [], [], [], []
     for a in range(0, len(doc), window):
         part = _pack(doc[a : a + window], start[a : a + window], length[a : a + window], row)
-        part = _fill(*part, row=row, overlap=overlap, max_padding=max_padding)
+        for _ in range(ROUNDS if overlap > 1 else 1):
+            rows = len(part[3])
+            part = _fill(*part, row=row, overlap=overlap, max_padding=max_padding)
+            if len(part[3]) == rows:
+                break
         for out, value in zip((docs, starts, lens, counts), part, strict=True):
             out.append(value)
     if not docs:
@@ -211,7 +215,8 @@ def _fill(
     free = row - used
     if rows < 2 or free.sum() <= max_padding * rows * row:
         return doc, start, length, count
-    least = max(overlap + 1, min(32, row // 8))  # no gap below this is filled, or pieces would be slivers
+    # no gap below this is filled, or pieces would be slivers
+    least = max(overlap + 1, min(32, row // (8 if overlap < 2 else 16)))
     order = np.argsort(-free, kind="stable")
     order = order[free[order] >= least]
     gap, content = free[order], used[order]

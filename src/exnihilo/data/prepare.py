@@ -32,7 +32,6 @@ from exnihilo.data.shards import FORMAT, ArrayWriter, Shard
 from exnihilo.data.sources import FileSource, Source, inherit, open_sources
 from exnihilo.errors import ConfigError, DataError
 
-
 PADDING = 0.05
 """Share of padding above which items are cut to fill gaps, where they may be."""
 
@@ -53,7 +52,7 @@ class _Shape:
     row: int
     overlap: int
     join: bool
-    framed: bool = False
+    frame: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def prepare(
     view: str = "stories",
     lookahead: int = 1,
     join: bool = True,
-    framed: bool = False,
+    frame: tuple[int, int] | None = None,
 ) -> Splits:
     """Reads, encodes, packs and opens the training and the validation split.
 
@@ -110,8 +109,8 @@ def prepare(
         lookahead: tokens that a row holds beyond its positions: 1 for next-token prediction, else 0.
         join: the parts of a very long document become one item again, and items that do not fit into a row
             or a gap are cut; False: every item stands for itself, whole, and must fit into a row.
-        framed: without `join`: where rows would stay too empty, items are cut to fill gaps, too, and each
-            piece keeps its item's first and last token, as in [CLS] piece [SEP].
+        frame: without `join`: where rows would stay too empty, items are cut to fill gaps, too, and each
+            piece keeps so many tokens of its item's beginning and of its end: (1, 1) for [CLS] piece [SEP].
 
     Raises:
         DataError: a source or the cache cannot be used; a split without a row; a validation split that lies
@@ -131,7 +130,7 @@ def prepare(
     held = [_prepared(s, fraction, encode, key, join, root, progress) for s in sources]
     apart = [_prepared(s, 0.0, encode, key, join, root, progress) for s in val_sources]
     steps = lookahead if overlap is None else overlap
-    shape = _Shape(context + lookahead, 2 if framed else steps, join, framed)
+    shape = _Shape(context + lookahead, sum(frame) if frame else steps, join, frame)
     parts = [_part(p, "train", shape, root, progress) for p in held]
     _enough(parts, shape)
     weights = resolve_weights(config, [p.store.tokens for p in parts])
@@ -271,7 +270,7 @@ def _part(prepared: _Prepared, side: str, shape: _Shape, root: Path, progress: l
     """A split of a source with its packing plan, which is found in the cache or made."""
     store = Store(prepared.shard, side)
     method = hashlib.sha256(Path(packing.__file__).read_bytes()).hexdigest()
-    name = cached.digest(store.hash, shape.row, shape.overlap, shape.join, shape.framed, method, FORMAT)
+    name = cached.digest(store.hash, shape.row, shape.overlap, shape.join, shape.frame, method, FORMAT)
     with cached.building(root / "packs", name) as fresh:
         if fresh is not None:
             progress.start(f"pack {prepared.source.name}")
@@ -279,13 +278,13 @@ def _part(prepared: _Prepared, side: str, shape: _Shape, root: Path, progress: l
             if not shape.join and lengths.size and int(lengths.max()) > shape.row:
                 raise ValueError(f"an item of {int(lengths.max())} tokens does not fit a row of {shape.row}")
             # at most so much padding, by cutting: never items of their own
-            most = PADDING if shape.join or shape.framed else 1.0
+            most = PADDING if shape.join or shape.frame else 1.0
             plan = packing.plan(lengths, shape.row, overlap=shape.overlap, max_padding=most)
             writer = ArrayWriter(fresh)
             for array in ("row_start", "doc", "start", "length"):
                 writer.append(array, np.asarray(getattr(plan, array)))
             figures = {name: float(getattr(plan, name)) for name in ("padded", "repeated", "cropped", "cut")}
-            writer.finish({"rows": len(plan.row_start) - 1, "framed": shape.framed, **figures})
+            writer.finish({"rows": len(plan.row_start) - 1, "frame": shape.frame, **figures})
     return Part(prepared.source.name, prepared.source.names, store, Shard(root / "packs" / name))
 
 

@@ -12,8 +12,8 @@
     id          a string
 
 A record without a value (none, NaN, blank) or whose tags do not match its words is left out and counted, and
-so is a blank word with its tag, and a question without the key of its answers. An empty context stays: what is
-asked about it has no answer. A value of another kind is an error that names the file and the record.
+so is a blank word with its tag, and a question without the key of its answers. An empty context stays: what
+is asked about it has no answer. A value of another kind is an error that names the file and the record.
 """
 
 from __future__ import annotations

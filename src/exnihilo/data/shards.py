@@ -26,7 +26,7 @@ import numpy as np
 from exnihilo.data.cache import write_failed
 from exnihilo.errors import DataError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 _COPY = 1 << 20  # entries
 

@@ -27,6 +27,7 @@ from exnihilo.data.base import SEGMENT, TEXT, Drops, Example
 from exnihilo.data.formats import choose
 from exnihilo.data.formats.reading import Reading
 from exnihilo.data.roles import Mapper
+from exnihilo.data.split import inputs_hash
 from exnihilo.errors import ConfigError, DataError, MissingExtra, nearest
 
 WORLD_DOCUMENTS = 20_000
@@ -234,10 +235,17 @@ class WorldSource(Source):
         from exnihilo.world import World
 
         wanted = {*self.roles, *self.want.extras}
+        told: set[int] = set()
         index = 0
         for document in World(0).stories(self.count):
             for values in self.documents.make(document):
                 example = {role: value for role, value in values.items() if role in wanted}
+                if self.documents.once:  # else it could stand on both sides of the split
+                    if (inputs := inputs_hash(values)) in told:
+                        if drops is not None:
+                            drops.add("that an earlier story told", f"{self.path}, story {document.index}")
+                        continue
+                    told.add(inputs)
                 if self.view != "stories":  # a group a story, the same in all views
                     example["_group"] = document.text
                 yield {**example, "_file": file, "_index": index}
@@ -393,7 +401,8 @@ def open_source(
         return WorldSource(config, data, want)
     if path.startswith("hub:"):
         return HubSource(config, data, want)
-    return FileSource(config, data, want, files.find(path, encoding=data.encoding))
+    documents = set(want.roles) <= set(TEXT) and data.format in ("auto", "text")
+    return FileSource(config, data, want, files.find(path, encoding=data.encoding, texts=documents))
 
 
 def open_sources(

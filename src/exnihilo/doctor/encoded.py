@@ -31,9 +31,11 @@ class Held:
     def __init__(self, items: Sequence[Item], objective: Objective, context: int, pad_id: int) -> None:
         self.items, self.pad_id = items, pad_id
         lengths = np.asarray([len(np.asarray(item["tokens"])) for item in items], np.int64)
-        row = max(2, context + objective.lookahead)
-        most = 0.05 if objective.joins else 1.0
-        self.plan = packing.plan(lengths, row, overlap=objective.lookahead, max_padding=most)
+        row = max(2, (objective.row or context) + objective.lookahead)
+        self.frame = objective.frame
+        most = 0.05 if objective.joins or self.frame else 1.0
+        overlap = sum(self.frame) if self.frame else objective.lookahead
+        self.plan = packing.plan(lengths, row, overlap=overlap, max_padding=most)
         self.kinds = {  # whole numbers as a data set gives them
             name: np.dtype(np.int64) if (kind := np.asarray(value).dtype).kind in "iu" else kind
             for name, value in (items[0].items() if items else ())
@@ -52,7 +54,11 @@ class Held:
             out = {}
             for name in ("tokens", *self.kinds):
                 value = np.asarray(item[name])
-                out[name] = value[start : start + length] if value.ndim else np.full(length, value)
+                part = value[start : start + length].copy() if value.ndim else np.full(length, value)
+                if self.frame and value.ndim:
+                    first, last = self.frame
+                    part[:first], part[length - last :] = value[:first], value[len(value) - last :]
+                out[name] = part
             return out
 
         pieces = [self.plan.pieces(int(row)) for row in rows]
@@ -69,8 +75,8 @@ def look(objective: Objective, codec: Codec, train: Side, context: int, made: Di
     _unknown(flat, codec, int(sizes.sum()), made)
     held = Held(flat, objective, context, codec.pad_id)
     made.facts["rows"] = (
-        f"{held.rows:,} of {context} positions, padded {held.plan.padded:.1%}, items a row "
-        f"{len(held.plan.doc) / max(1, held.rows):.1f}"
+        f"{held.rows:,} of {held.plan.row - objective.lookahead} positions, "
+        f"padded {held.plan.padded:.1%}, items a row {len(held.plan.doc) / max(1, held.rows):.1f}"
     )
     if held.plan.padded > 0.1 and held.rows > 20:
         made.found(

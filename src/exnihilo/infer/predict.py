@@ -402,9 +402,7 @@ def as_example(given: Given, objective: Objective) -> dict[str, Any]:
     )
 
 
-def blind(
-    example: Example, roles: Sequence[str], blank: Collection[str] = frozenset()
-) -> dict[str, Any]:
+def blind(example: Example, roles: Sequence[str], blank: Collection[str] = frozenset()) -> dict[str, Any]:
     """The example without its gold.
 
     Args:

@@ -3,13 +3,14 @@
 An item is ``[CLS] ids [SEP] [SEP]``: it holds the three places that ``[CLS] A [SEP] B [SEP]`` needs, so that
 a row keeps its length when a block becomes a pair. Its columns:
 
-    sentence   1 where a sentence begins, 2 at the last place of a block that ends its document, else 0
+    sentence   bits: 1 where a sentence begins, 2 at the last token of a document
     document   a hash of the document's text: two blocks with the same number are never each other's negatives
 
 Blocks are filled: each ends after so many tokens, wherever that is in a sentence, and the next one goes on
-there. No place is lost to padding, and no token. (`whole` blocks end where sentences end: if they were cut,
-the order of two parts could be told from how they begin and end alone. Where sentences are long for a row,
-their blocks are of random lengths around a half of it, of which two fill a row.)
+there; and a block may be cut again, in the same way, to fill a row. No place is lost to padding, and no
+token. (`whole` blocks end where sentences end: if they were cut, the order of two parts could be told from
+how they begin and end alone. Where sentences are long for a row, their blocks are of random lengths around a
+half of it, of which two fill a row.)
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
 
 MARKS = 3  # [CLS], [SEP], [SEP]
-BEGIN, END = 1, 2  # in the column `sentence`
+BEGIN, END = 1, 2  # bits in the column `sentence`
 
 
 def document_of(example: Example, text: str) -> int:
@@ -82,7 +83,8 @@ def _blocks(
         tokens[0], tokens[1 : b - a + 1] = cls, ids[a:b]
         sentence = np.zeros(len(tokens), np.uint8)
         sentence[1 : b - a + 1] = begin[a:b]
-        sentence[-1] = END if b == len(ids) and ends else 0
+        if b == len(ids) and ends:
+            sentence[b - a] |= END
         out.append({"tokens": tokens, "sentence": sentence, "document": document})
     return out
 

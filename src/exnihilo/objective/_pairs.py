@@ -23,7 +23,7 @@ from torch import Tensor
 from exnihilo import log
 from exnihilo.errors import ConfigError, DataError
 from exnihilo.nn.layout import Attention
-from exnihilo.objective._blocks import BEGIN, END, encode_blocks
+from exnihilo.objective._blocks import BEGIN, END, MARKS, encode_blocks
 from exnihilo.objective._layout import encode_texts, lay_out
 from exnihilo.objective._text import by_source, ends_of
 from exnihilo.objective.base import Batch, Columns, Example, Item, Look, Objective
@@ -70,10 +70,10 @@ class Pieces:
             next_free = np.append(free, doc.size)[np.searchsorted(free, row * T + start)]
             end = np.minimum(end, next_free)
         size = end - (row * T + start)
-        marks = np.flatnonzero(columns["sentence"].ravel() == BEGIN)
+        marks = np.flatnonzero(columns["sentence"].ravel() & BEGIN)
         low = np.searchsorted(marks, row * T + start + 2)
         high = np.maximum(low, np.searchsorted(marks, end - 2))
-        ends = columns["sentence"].ravel()[end - 1] == END
+        ends = (columns["sentence"].ravel()[end - MARKS] & END) > 0
         return cls(row, start, size, columns["document"][row, start], ends, marks, low, high)
 
 
@@ -110,6 +110,7 @@ class Pairs(Objective):
     term: ClassVar[str]  # key of its loss
     truth: ClassVar[str]  # what label 0 says, as a key of predictions
     whole: ClassVar[bool] = False  # blocks end where sentences end
+    frame: ClassVar[tuple[int, int] | None] = (1, 2)
 
     class Config(Objective.Config):
         language: str = Field(default="en", min_length=2)  # of the sentence rules: en, de, fr, zh ...

@@ -87,7 +87,8 @@ class Objective(ABC):
     view: ClassVar[str] = "stories"  # which view of the embedded world gives these roles (data=world)
     lookahead: ClassVar[int] = 0  # tokens a row holds beyond its positions
     joins: ClassVar[bool] = False  # the parts of a giant document become one item again
-    framed: ClassVar[bool] = False  # items may be cut to fill rows: a piece keeps the first and last token
+    # tokens of an item's beginning and end that stand around each piece of it, if it may be cut to fill rows
+    frame: ClassVar[tuple[int, int] | None] = None  # e.g. (1, 1) of [CLS] ids [SEP]; None: items stay whole
     supervised: ClassVar[bool] = False  # a downstream type: decodes, scores, learns facts
     per_item: ClassVar[frozenset[str]] = frozenset()  # outputs with one row a piece; the others: one a token
     main_metric: ClassVar[str] = ""  # e.g. "accuracy": what controls compare; higher is better

@@ -1,7 +1,7 @@
 """Masked-token prediction: BERT's pretraining. Some tokens are hidden, and predicted from both sides.
 
 A document is cut into chunks ``[CLS] ids [SEP]``; where rows would stay too empty, a chunk is cut again, and
-its pieces stand between [CLS] and [SEP], too (`framed`). Each time a row is seen, other positions are masked
+its pieces stand between [CLS] and [SEP], too (`frame`). Each time a row is seen, other positions are masked
 (`_masking`), as a pure function of (seed, step, row). The loss is the negative log-likelihood of the original
 tokens, in nats; transform, output matrix and softmax are computed at masked positions only: nothing else of
 them is ever used, and with a large vocabulary they are most of a small model's work.
@@ -68,7 +68,7 @@ class MaskedLM(Objective):
     attention: ClassVar[Attention] = Attention.FULL
     heads: ClassVar[tuple[str, ...]] = ("mlm",)
     columns: ClassVar[frozenset[str]] = frozenset({"tokens", "doc", "pos", "source", "targets"})
-    framed: ClassVar[bool] = True
+    frame: ClassVar[tuple[int, int] | None] = (1, 1)
     terms: ClassVar[tuple[str, ...]] = ("mlm",)  # keys of its losses
 
     class Config(Masking):
@@ -92,9 +92,10 @@ class MaskedLM(Objective):
         return self.encode_many([example], codec)[0]
 
     def encode_many(self, examples: Sequence[Example], codec: Codec) -> list[list[Item]]:
-        return [self._chunks(ids, codec) for ids in codec.encode_batch(texts_of(examples))]
+        return [self.chunks(ids, codec) for ids in codec.encode_batch(texts_of(examples))]
 
-    def _chunks(self, ids: Sequence[int], codec: Codec) -> list[Item]:
+    def chunks(self, ids: Sequence[int] | np.ndarray, codec: Codec) -> list[Item]:
+        """[CLS] ids [SEP], several where they do not fit into a row."""
         size = max(1, len(ids)) if self.length is None else self.length - 2
         cls, sep = ends_of(codec)
         whole, out = np.asarray(ids, dtype_of(codec)), []
@@ -151,7 +152,7 @@ class MaskedLM(Objective):
         for piece in pieces[1:]:
             ids += [id, *piece]
         self._codec = codec
-        items = self._chunks(ids, codec)
+        items = self.chunks(ids, codec)
         for item in items:
             tokens = np.asarray(item["tokens"])
             item["targets"] = np.where(tokens == id, 0, IGNORE).astype(np.int64)

@@ -123,8 +123,8 @@ class Mix(Objective):
         return frozenset().union(*(m.columns for m in self.members.values()))
 
     @property
-    def framed(self) -> bool:  # type: ignore[override]
-        return self._encoder.framed
+    def frame(self) -> tuple[int, int] | None:  # type: ignore[override]
+        return self._encoder.frame
 
     @property
     def per_item(self) -> frozenset[str]:  # type: ignore[override]

@@ -10,6 +10,8 @@ its size 75.1).
 3. The model reads the result and gives a logit for each token: the loss ``replaced``, binary cross-entropy
    over all tokens, 50 times as heavy, as in the paper.
 
+A trained model also reads a text for words that do not belong: ``predict RUN "The mat sat on the cat."``.
+
 Source: Clark et al. 2020, *ELECTRA* (arXiv 2003.10555).
 
 Key: B rows, T positions, N masked positions, D model width, W width of the generator, V vocabulary
@@ -28,7 +30,8 @@ from torch import Tensor
 
 from exnihilo.nn.layout import Attention
 from exnihilo.objective._masking import Masking, mask
-from exnihilo.objective._text import mask_of, vocabulary
+from exnihilo.objective._offsets import offsets
+from exnihilo.objective._text import dtype_of, mask_of, texts_of, vocabulary
 from exnihilo.objective.base import Batch, Columns, Example, Item, Look, Objective
 from exnihilo.objective.masked_lm import MaskedLM, kept, masked_count, masked_nll
 
@@ -45,7 +48,7 @@ class ReplacedTokens(Objective):
     attention: ClassVar[Attention] = Attention.FULL
     heads: ClassVar[tuple[str, ...]] = ("generator", "replaced")
     columns: ClassVar[frozenset[str]] = frozenset({"tokens", "doc", "pos", "source", "targets", "chance"})
-    framed: ClassVar[bool] = True
+    frame: ClassVar[tuple[int, int] | None] = (1, 1)
 
     class Config(Masking):
         mask: float = Field(default=1.0, ge=0, le=1)  # share of the chosen that become [MASK]
@@ -104,6 +107,44 @@ class ReplacedTokens(Objective):
             "replaced": nll_BT.masked_fill(~real_BT, 0.0).sum(),
             "replaced_accuracy": (right_BT & real_BT).to(logits_BT.dtype).sum(),
         }
+
+    # prediction ---------------------------------------------------------------------------------
+
+    def query(self, example: Example, codec: Codec) -> list[Item]:
+        """The text in chunks, with the columns char_start and char_end: characters of each token, -1 at
+        [CLS] and [SEP]."""
+        ids, starts, ends = offsets(codec, texts_of([example])[0])
+        items = self._chunks.chunks(ids.astype(dtype_of(codec)), codec)
+        at = 0
+        for item in items:
+            n = len(np.asarray(item["tokens"]))
+            for name, values in (("char_start", starts), ("char_end", ends)):
+                column = np.full(n, -1, np.int64)
+                column[1:-1] = values[at : at + n - 2]
+                item[name] = column
+            at += n - 2
+        return items
+
+    def outputs(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """replaced (B, T): the probability that a token is not the one that was written."""
+        head: Any = model.heads["replaced"]
+        return {"replaced": head.logits(hidden_BTD).float().sigmoid()}
+
+    def decode(
+        self, example: Example, items: Sequence[Item], outputs: Sequence[Mapping[str, np.ndarray]]
+    ) -> dict[str, Any]:
+        """{"replaced": the likeliest probability of the text, "tokens": a list of {"token", "start", "end",
+        "replaced"}}, characters of the text as it was given."""
+        text, tokens = str(example["text"]), []
+        for item, output in zip(items, outputs, strict=True):
+            starts, ends = np.asarray(item["char_start"]), np.asarray(item["char_end"])
+            for at in np.flatnonzero(starts >= 0).tolist():
+                a, b = int(starts[at]), int(ends[at])
+                p = round(float(output["replaced"][at]), 6)
+                tokens.append({"token": text[a:b], "start": a, "end": b, "replaced": p})
+        return {"replaced": max((t["replaced"] for t in tokens), default=0.0), "tokens": tokens}
+
+    # the generator ------------------------------------------------------------------------------
 
     def corrupt(self, generator: Any, hidden_BTW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Tokens with the generator's samples in place of the masks, and which of them differ from the

@@ -23,6 +23,7 @@ class SentenceOrder(Pairs):
     term: ClassVar[str] = "order"
     truth: ClassVar[str] = "in_order"
     whole: ClassVar[bool] = True
+    frame: ClassVar[tuple[int, int] | None] = None
 
     def arrange(
         self,

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from exnihilo.model.model import Model
 
 LENGTH = 384  # positions where the model's context is not known
-ROW = 512  # positions of a training row, at least: windows are about as long as the model's context, so that a
-# row of one context would hold one window and a gap
+ROW = 512  # positions of a training row, at least: a window nearly fills the model's, and would leave a gap
 QUESTION, OVERLAP = 64, 128  # defaults, as BERT's, where rows are long enough
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,8 +115,12 @@ def start(
     if minutes is not None and minutes <= 0:
         raise UsageError(f"minutes={minutes}", expected="a number above 0", next="minutes=2.3")
     out = Console(file=stream or sys.stdout, highlight=False)
-    chain = Chain(data, minutes, run or _free(), seed, device, force, out)
-    for stage in stages():
+    return walk(Chain(data, minutes, run or free(), seed, device, force, out), stages())
+
+
+def walk(chain: Chain, stages: Sequence[Stage]) -> dict[str, Any]:
+    """Each stage in order, until one was interrupted; returns the figures."""
+    for stage in stages:
         try:
             stage(chain)
         except ExNihiloError:
@@ -136,10 +140,10 @@ def _clear(run: Path) -> None:
         run.rmdir()
 
 
-def _free() -> Path:
-    """``runs/quickstart``, or the next number that is free."""
+def free(name: str = "quickstart") -> Path:
+    """``runs/NAME``, or the next number that is free."""
     for number in range(1, 10_000):
-        path = Path("runs") / ("quickstart" if number == 1 else f"quickstart-{number}")
+        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return path
-    raise UsageError("runs/quickstart-9999 exists too", expected="a free folder", next="run=DIR")
+    raise UsageError(f"runs/{name}-9999 exists too", expected="a free folder", next="run=DIR")

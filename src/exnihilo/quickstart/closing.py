@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
@@ -12,6 +11,7 @@ from exnihilo.quickstart.chain import Chain
 
 SHOWN = 4  # texts shown, from the first to the last
 LENGTH = 420  # characters of each
+T = TypeVar("T")
 
 
 def texts(chain: Chain) -> None:
@@ -27,11 +27,11 @@ def texts(chain: Chain) -> None:
         chain.say("\n".join("  " + line for line in cut.splitlines()))
 
 
-def spread(items: list[Path], count: int) -> list[Path]:
+def spread(items: list[T], count: int) -> list[T]:
     """`count` of the items: the first, the last, and between them more of the early ones, where most changes.
 
-    >>> spread([Path(str(i)) for i in range(11)], 4)
-    [PosixPath('0'), PosixPath('1'), PosixPath('4'), PosixPath('10')]
+    >>> spread(list(range(11)), 4)
+    [0, 1, 4, 10]
     """
     if len(items) <= count:
         return items

@@ -8,9 +8,9 @@ learning rate stays a pure function of (step, horizon):
 - cosine and linear take an estimate after the first `TIMED` steps;
 - constant needs none.
 
-A machine that becomes slower after that would end the run in the middle of its cool-down. So the pace is looked
-at again and again, and a run that falls behind gets a nearer horizon, to which its rate falls straight from
-where it is (`State.bend`).
+A machine that becomes slower after that would end the run in the middle of its cool-down. So the pace is
+looked at again and again, and a run that falls behind gets a nearer horizon, to which its rate falls straight
+from where it is (`State.bend`).
 
 Minutes count training, evaluation and saving, over all resumes; preparing the data does not count.
 """

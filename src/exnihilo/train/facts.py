@@ -37,7 +37,7 @@ def reading(objective: Objective | type[Objective]) -> dict[str, Any]:
 
 def laying(objective: Objective) -> dict[str, Any]:
     """What the data room must know of an objective to lay its items into rows."""
-    how = {"lookahead": objective.lookahead, "join": objective.joins, "framed": objective.framed}
+    how = {"lookahead": objective.lookahead, "join": objective.joins, "frame": objective.frame}
     return {**reading(objective), **how}
 
 

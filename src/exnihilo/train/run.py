@@ -181,7 +181,8 @@ class _Run:
         if not self.config.data.sources:
             raise UsageError("no data was given", expected="data=PATH", next="e.g. data=books/ or data=world")
         if self.config.init is None:
-            start.check_family(self.config.model.family, self.config)
+            shape = resolve(self.config.model, self.config.model.vocab_size or 1)  # a preset names its family
+            start.check_family(shape.family, self.config)
         if any(source.path == "-" for source in self.config.data.sources):
             data = self.config.data  # standard input is read once and kept, so that the run can be resumed
             kept = self.world.first(lambda: datas.settle(data).model_dump(mode="json"))

@@ -33,10 +33,16 @@ LABELS = {"entailed": "entailment", "neutral": "neutral", "contradicted": "contr
 
 @dataclass(frozen=True)
 class View:
-    """The roles that its examples have, and how they are made."""
+    """The roles that its examples have, and how they are made.
+
+    Attributes:
+        once: its texts are so short that different stories tell the same; who reads many stories takes an
+            example from the first of them alone.
+    """
 
     roles: tuple[str, ...]
     make: Callable[[Document], Iterator[Values]]
+    once: bool = False
 
 
 def stories(doc: Document) -> Iterator[Values]:
@@ -133,5 +139,5 @@ VIEWS: dict[str, View] = {
     "entities": View(("words", "tags", "text", "spans"), entities),
     "pos": View(("words", "tags", "text"), pos),
     "pairs": View(("a", "b"), pairs),
-    "rerank": View(("query", "document", "label"), rerank),
+    "rerank": View(("query", "document", "label"), rerank, once=True),
 }

@@ -4,8 +4,9 @@
      "question": ..., "answers": [{"text": ..., "answer_start": 7}], "is_impossible": false}]}]}]}
 
 Each question is a record: id, title, context, question, answers. Where ``is_impossible`` is true the answers
-are none (``plausible_answers`` are no answers); a question without ``answers`` is left out. The questions of one article are a group: they stand on one
-side of the split. The flat rows of the hub's ``squad`` are ordinary records and give the same examples.
+are none (``plausible_answers`` are no answers); a question without ``answers`` is left out and counted. The
+questions of one article are a group: they stand on one side of the split. The flat rows of the hub's
+``squad`` are ordinary records and give the same examples.
 
 Reference: Rajpurkar, Jia & Liang, *Know What You Don't Know: Unanswerable Questions for SQuAD*, 2018
 (arXiv:1806.03822).
@@ -63,7 +64,7 @@ def read(path: Path, source: Iterator[str]) -> Iterator[dict[str, Any]]:
                     "context": context,
                     "_at": place,
                 }
-                if "answers" in entry or entry.get("is_impossible") is True:  # else it is left out, and counted
+                if "answers" in entry or entry.get("is_impossible") is True:
                     record["answers"] = _answers(path, place, entry)
                 if title:
                     record["title"] = record["_group"] = title
