@@ -45,7 +45,7 @@ def comparison(chain: Chain) -> None:
         base = found["majority"]
         rows.append(
             [
-                task.name,
+                task.name.replace("_", " "),  # folds where the terminal is narrow
                 found["metric"],
                 "" if base is None else f"{scale_of(task.name) * base:.1f}",
                 _cell(found["without"], task),
