@@ -135,11 +135,6 @@ class Typical:
         lengths = np.array([len(np.atleast_1d(item["tokens"])) for item in items], np.int64)
         self.plan = packing.plan(lengths, length, overlap=0, max_padding=1.0)
         self.rows = self.plan.rows
-        self.names = {  # whole numbers as a data set gives them
-            name: np.dtype(np.int64) if (kind := np.asarray(value).dtype).kind in "iu" else kind
-            for name, value in items[0].items()
-            if name != "tokens"
-        }
 
     @classmethod
     def of(cls, objective: Objective) -> Typical:
@@ -157,17 +152,8 @@ class Typical:
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Columns as a data set gives them."""
-
-        def fetch(item: int, start: int, length: int) -> dict[str, np.ndarray]:
-            found = self.items[item]
-            ends = slice(start, start + length)
-            whole = {n: np.asarray(found[n]) for n in ("tokens", *self.names)}
-            return {n: v[ends] if v.ndim else np.full(length, v) for n, v in whole.items()}
-
         pieces = [self.plan.pieces(int(row)) for row in rows]
-        return collate.rows(
-            pieces, fetch, row=self.plan.row, pad_id=self.codec.pad_id, columns=dict(self.names)
-        )
+        return collate.of_items(pieces, self.items, row=self.plan.row, pad_id=self.codec.pad_id)
 
     def seen(self, rows: np.ndarray, objective: Objective) -> dict[str, np.ndarray]:
         """Columns as training sees them."""

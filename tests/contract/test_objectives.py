@@ -108,18 +108,12 @@ def column(item: Item, name: str) -> np.ndarray:
 def lay_out(items: Sequence[Item], row: int, *, packed: bool) -> dict[str, np.ndarray]:
     """Rows of the items, without drawing: several a row, or each alone and padded."""
     lengths = np.array([len(np.asarray(i["tokens"])) for i in items], np.int64)
-    kinds = {k: np.asarray(v).dtype for k, v in items[0].items() if k != "tokens"}
-    extra = {k: np.dtype(np.int64) if kind.kind in "iu" else kind for k, kind in kinds.items()}
-
-    def fetch(document: int, start: int, length: int) -> dict[str, np.ndarray]:
-        return {k: column(items[document], k)[start : start + length] for k in items[document]}
-
     if packed:
         plan = packing.plan(lengths, row, overlap=0, max_padding=1.0)
         pieces = [plan.pieces(r) for r in range(plan.rows)]
     else:
         pieces = [[(i, 0, int(n))] for i, n in enumerate(lengths)]
-    return collate.rows(pieces, fetch, row=row, pad_id=CODEC.pad_id, columns=extra)
+    return collate.of_items(pieces, items, row=row, pad_id=CODEC.pad_id)
 
 
 class Memory:

@@ -48,17 +48,11 @@ def ready(examples: Sequence[Example], length: int = 40, **options: Any) -> Embe
 
 def rows(items: Sequence[Item], codec: Codec, row: int, per_row: int) -> dict[str, Tensor]:
     lengths = [len(np.asarray(i["tokens"])) for i in items]
-    names = {k: v.dtype for k, v in items[0].items() if isinstance(v, np.ndarray) and k != "tokens"}
     pieces = [
         [(i, 0, lengths[i]) for i in range(at, min(at + per_row, len(items)))]
         for at in range(0, len(items), per_row)
     ]
-
-    def fetch(document: int, start: int, length: int) -> dict[str, np.ndarray]:
-        columns = {k: v for k, v in items[document].items() if isinstance(v, np.ndarray)}
-        return {k: v[start : start + length] for k, v in columns.items()}
-
-    found = collate.rows(pieces, fetch, row=row, pad_id=codec.pad_id, columns=names)
+    found = collate.of_items(pieces, items, row=row, pad_id=codec.pad_id)
     return {k: torch.from_numpy(v) for k, v in found.items()}
 
 

@@ -52,20 +52,9 @@ class Rows:
     def __init__(self, items: Sequence[Item], row: int, codec: Codec) -> None:
         lengths = np.array([len(np.asarray(i["tokens"])) for i in items], np.int64)
         plan = packing.plan(lengths, row, overlap=0, max_padding=1.0)
-
-        def fetch(document: int, start: int, length: int) -> dict[str, np.ndarray]:
-            item = items[document]
-            whole = {k: np.broadcast_to(np.asarray(v), lengths[document]) for k, v in item.items()}
-            return {k: v[start : start + length] for k, v in whole.items()}
-
         self.rows = plan.rows
-        self.columns = collate.rows(
-            [plan.pieces(r) for r in range(plan.rows)],
-            fetch,
-            row=row,
-            pad_id=codec.pad_id,
-            columns={"sentence": np.int64, "document": np.int64},
-        )
+        pieces = [plan.pieces(r) for r in range(plan.rows)]
+        self.columns = collate.of_items(pieces, items, row=row, pad_id=codec.pad_id)
 
     def batch(self, rows: np.ndarray) -> Columns:
         return {k: v[rows] for k, v in self.columns.items()}

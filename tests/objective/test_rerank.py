@@ -48,15 +48,8 @@ def test_loss_equals_torchs_mean_and_grades_are_shares(highest):
     )
     model = build(config, heads=objective.heads, seed=0).double()
     items = [item for found in objective.encode_many(judged, codec) for item in found]
-
-    def fetch(document: int, start: int, length: int) -> dict[str, np.ndarray]:
-        return {
-            k: np.asarray(items[document][k])[start : start + length] for k in ("tokens", "segment", "label")
-        }
-
     pieces = [[(i, 0, len(np.asarray(item["tokens"])))] for i, item in enumerate(items)]
-    dtypes = {"segment": np.int32, "label": np.float32}
-    columns = collate.rows(pieces, fetch, row=32, pad_id=codec.pad_id, columns=dtypes)
+    columns = collate.of_items(pieces, items, row=32, pad_id=codec.pad_id)
     batch = {k: torch.from_numpy(v) for k, v in columns.items()}
     with torch.no_grad():
         logits = objective.outputs(model, model(objective.inputs(batch), objective.attention), batch)[

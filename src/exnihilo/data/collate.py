@@ -1,7 +1,7 @@
 """Pieces of documents -> the columns of a batch.
 
-`rows` is for items in memory (`Dataset.batch` has its own way to the same columns, straight from its shards),
-`simplify` for what either gives::
+`rows` takes any pieces, `of_items` those of items in memory (`Dataset.batch` has its own way to the same
+columns, straight from its shards), `simplify` what any of them gives::
 
     rows([plan.pieces(r) for r in ids], fetch, row=plan.row, pad_id=0)
     simplify(dataset.batch(ids))
@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+
+from exnihilo.data.base import Item
 
 Piece = tuple[int, int, int]  # document, start, length
 Fetch = Callable[[int, int, int], Mapping[str, np.ndarray]]
@@ -83,6 +85,45 @@ def rows(
             out["pos"][b, at:end] = ramp[:length]
             at = end
     return out
+
+
+def of_items(
+    pieces: Sequence[Sequence[Piece]],
+    items: Sequence[Item],
+    *,
+    row: int,
+    pad_id: int,
+    frame: tuple[int, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """`rows` of items in memory, with the columns that a `Dataset` of them has.
+
+    Whole numbers become int64, and a number of an item stands at each of its tokens.
+
+    Args:
+        pieces: for each row its pieces; `document` is an index into `items`.
+        frame: tokens at the start and at the end of an item that each piece of it keeps; None: none.
+
+    Example:
+        >>> item = {"tokens": np.arange(5, 8), "label": 1}
+        >>> of_items([[(0, 0, 3)]], [item], row=4, pad_id=0)["label"].tolist()
+        [[1, 1, 1, 0]]
+    """
+    kinds = {name: np.asarray(value).dtype for name, value in items[0].items()} if items else {}
+    columns = {n: np.dtype(np.int64) if k.kind in "iu" else k for n, k in kinds.items() if n != "tokens"}
+
+    def fetch(document: int, start: int, length: int) -> dict[str, np.ndarray]:
+        out = {}
+        for name in ("tokens", *columns):
+            value = np.asarray(items[document][name])
+            part = value[start : start + length] if value.ndim else np.full(length, value)
+            if frame and value.ndim:
+                first, last = frame
+                part = part.copy()
+                part[:first], part[length - last :] = value[:first], value[len(value) - last :]
+            out[name] = part
+        return out
+
+    return rows(pieces, fetch, row=row, pad_id=pad_id, columns=columns)
 
 
 def simplify(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -36,11 +36,6 @@ class Held:
         most = 0.05 if objective.joins or self.frame else 1.0
         overlap = sum(self.frame) if self.frame else objective.lookahead
         self.plan = packing.plan(lengths, row, overlap=overlap, max_padding=most)
-        self.kinds = {  # whole numbers as a data set gives them
-            name: np.dtype(np.int64) if (kind := np.asarray(value).dtype).kind in "iu" else kind
-            for name, value in (items[0].items() if items else ())
-            if name != "tokens"
-        }
 
     @property
     def rows(self) -> int:
@@ -48,21 +43,8 @@ class Held:
 
     def batch(self, rows: np.ndarray) -> Columns:
         """The columns of some rows."""
-
-        def fetch(document: int, start: int, length: int) -> dict[str, np.ndarray]:
-            item = self.items[document]
-            out = {}
-            for name in ("tokens", *self.kinds):
-                value = np.asarray(item[name])
-                part = value[start : start + length].copy() if value.ndim else np.full(length, value)
-                if self.frame and value.ndim:
-                    first, last = self.frame
-                    part[:first], part[length - last :] = value[:first], value[len(value) - last :]
-                out[name] = part
-            return out
-
         pieces = [self.plan.pieces(int(row)) for row in rows]
-        return collate.rows(pieces, fetch, row=self.plan.row, pad_id=self.pad_id, columns=self.kinds)
+        return collate.of_items(pieces, self.items, row=self.plan.row, pad_id=self.pad_id, frame=self.frame)
 
 
 def look(objective: Objective, codec: Codec, train: Side, context: int, made: Diagnosis) -> None:

@@ -232,41 +232,18 @@ class Predictor:
         """The outputs of each item, in order."""
         out: list[dict[str, np.ndarray]] = [{} for _ in items]
         lengths = np.asarray([len(item["tokens"]) for item in items], np.int64)  # type: ignore[arg-type]
-        names = {  # whole numbers as a data set gives them: small ones index nothing
-            name: np.dtype(np.int64) if (kind := np.asarray(value).dtype).kind in "iu" else kind
-            for name, value in (items[0].items() if items else ())
-            if name != "tokens"
-        }
         device = next(self.model.parameters()).device
         frozen = Frozen(self.model)
         with frozen(), torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             for index, row, pieces in rows_of(lengths, self.objective.length, batch_tokens):
-                columns = self._columns(items, index, row, pieces, names)
+                mine = [items[int(i)] for i in index]
+                columns = collate.of_items(pieces, mine, row=row, pad_id=self.codec.pad_id)
                 batch = {k: torch.as_tensor(v, device=device) for k, v in collate.simplify(columns).items()}
                 hidden_BTD = self.model(self.objective.inputs(batch), self.objective.attention)
                 outputs = self.objective.outputs(self.model, hidden_BTD, batch)
                 host = {name: _host(value) for name, value in outputs.items()}
                 self._deal(host, index, pieces, out)
         return out
-
-    def _columns(
-        self,
-        items: Sequence[Item],
-        index: np.ndarray,
-        row: int,
-        pieces: Sequence[Sequence[Piece]],
-        names: Mapping[str, np.dtype],
-    ) -> dict[str, np.ndarray]:
-        def fetch(document: int, start: int, length: int) -> dict[str, np.ndarray]:
-            item = items[int(index[document])]
-            return {
-                name: np.asarray(item[name])
-                if np.ndim(item[name])
-                else np.full(length, item[name], np.asarray(item[name]).dtype)
-                for name in ("tokens", *names)
-            }
-
-        return collate.rows(pieces, fetch, row=row, pad_id=self.codec.pad_id, columns=names)
 
     def _deal(
         self,

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exnihilo.errors import DataError
 from exnihilo.kernels.linear_ce import IGNORE, linear_cross_entropy
 from exnihilo.nn.layout import Attention
+from exnihilo.objective._text import dtype_of, texts_of
 from exnihilo.objective.base import Batch, Example, Item, Objective
 
 if TYPE_CHECKING:
@@ -56,17 +56,7 @@ class CausalLM(Objective):
         return self.encode_many([example], codec)[0][0]
 
     def encode_many(self, examples: Sequence[Example], codec: Codec) -> list[list[Item]]:
-        texts = []
-        for example in examples:
-            text = example.get("text")
-            if not isinstance(text, str):
-                raise DataError(
-                    f"an example without text; its roles: {sorted(k for k in example if k[0] != '_')}",
-                    expected="a role 'text' that holds a string",
-                    next='name the column with data.fields={text = "COLUMN"}',
-                )
-            texts.append(text)
-        dtype = np.uint16 if codec.vocab_size <= 1 << 16 else np.uint32
+        texts, dtype = texts_of(examples), dtype_of(codec)
         out: list[list[Item]] = []
         for example, ids in zip(examples, codec.encode_batch(texts), strict=True):
             # a document too long for memory comes in parts: it begins once and ends once
