@@ -26,6 +26,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from exnihilo import log
 from exnihilo.errors import ConfigError, DataError
 from exnihilo.metrics import calibration, squad
 from exnihilo.nn.layout import Attention
@@ -145,9 +146,10 @@ class SpanQA(Objective):
         return self.encode_many([example], codec)[0]
 
     def encode_many(self, examples: Sequence[Example], codec: Codec) -> list[list[Item]]:
-        """Windows of each example; none where its answer is nowhere in its context: `survey` counts and
-        names those."""
+        """Windows of each example; none where its answer is nowhere in its context (`survey` counts and
+        names those), or in no window whole."""
         out: list[list[Item]] = []
+        wide: list[str] = []
         for example in examples:
             question, context = _texts(example)
             tokens = _offsets.offsets(codec, context)
@@ -162,9 +164,19 @@ class SpanQA(Objective):
             items = self._windows(question, tokens, codec)
             for item in items:
                 _label(item, label, known=placed is not None)
+            if label is not None and not any((np.asarray(item["start"])[1:] == 1).any() for item in items):
+                wide.append(f"{label[1] - label[0] + 1} tokens: {question[:40]!r}")
+                out.append([])  # else every window would say that there is no answer
+                continue
+            for item in items:
                 for name in ("char_start", "char_end", "offset"):
                     del item[name]
             out.append(items)
+        if wide:
+            log.warn(
+                f"{len(wide)} questions skipped: no window of {self.limit} positions holds the answer whole "
+                f"({'; '.join(wide[:3])}); a larger model.context or options.stride keeps them"
+            )
         return out
 
     def query(self, example: Example, codec: Codec) -> list[Item]:
