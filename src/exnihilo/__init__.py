@@ -14,6 +14,7 @@ from exnihilo import api as _api
 from exnihilo import surface as _surface
 from exnihilo.api import (
     VERBS,
+    chat,
     compare,
     doctor,
     eval,
@@ -37,6 +38,7 @@ __version__ = _api.VERSION
 
 __all__ = [
     "ExNihiloError",
+    "chat",
     "compare",
     "doctor",
     "eval",

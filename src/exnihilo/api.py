@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
     from exnihilo.config import RunConfig
     from exnihilo.doctor.report import Diagnosis
+    from exnihilo.infer.chat import Conversation
     from exnihilo.infer.generate import Generation
     from exnihilo.optim.finder import Curve
     from exnihilo.plan import Plan
@@ -102,6 +103,13 @@ def train(
         >>> import exnihilo as xn
         >>> xn.train("gpt", data="world:200", steps=2, run="runs/tiny", model__depth=1)  # doctest: +SKIP
     """
+    from exnihilo.stages import walk
+
+    if walk.wanted(recipe, resume, overrides, settings):  # the recipe chat: several runs in one folder
+        environment.prepare()
+        over = Path(overlay) if overlay is not None else None
+        how = {"again": resume, "force": force, "progress": progress}
+        return walk.call(overrides, settings, overlay=over, **how)
     config, origins = configure(recipe, resume=resume, overlay=overlay, overrides=overrides, **settings)
     from exnihilo.train import run as start
 
@@ -250,6 +258,20 @@ def sample(
     )
 
 
+def chat(run: PathLike, *, system: str = "", device: str = "auto", **sampling: Any) -> Conversation:
+    """A conversation with a chat model: ``.ask(text)`` gives a reply, ``.say(text)`` streams it.
+
+    `sampling`: max_new_tokens (256), temperature (0.7), top_k, top_p, min_p, seed. A base model is refused.
+
+    Example:
+        >>> xn.chat("runs/chat", system="Be brief.").ask("Who are you?")    # doctest: +SKIP
+    """
+    environment.prepare()
+    from exnihilo.predictions.chat import open_chat
+
+    return open_chat(run, system=system, device=_device(device), **sampling)
+
+
 def stream(
     run: PathLike,
     prompt: str = "",
@@ -290,34 +312,33 @@ def eval(
     max_examples: int | None = None,
     device: str = "auto",
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    grader: str | Sequence[str] = "",
     overrides: Sequence[str] = (),
     progress: bool = True,
+    **replies: Any,
 ) -> dict[str, Any]:
     """What a run is worth on `data` or on its own held-out split.
 
     A run trained for a task: its metrics, and the majority baseline's under ``majority_...``. Any other: loss
-    in nats a token, bits per byte, and the loss of each source.
+    in nats a token, bits per byte, and of each source; with `grader`: pass@1, stop rate ... of its replies.
 
     Args:
         data: what ``data=`` takes in `train`: a path, a list of paths, or a table; None: the run's
             validation split.
         max_tokens: of a loss: read at most this many tokens.
-        max_examples: of a task: read at most this many examples.
+        max_examples: of a task or with a grader: read at most this many examples.
+        grader: what scores replies, e.g. ``"number"`` or ``"my.py:grade"``; see docs/graders.md.
+        replies: with a grader: samples, temperature, max_new_tokens, seed, seconds, out (a .jsonl).
         overrides: ``KEY=VALUE`` texts under ``data``, as on the command line: ``data.format=conll``.
     """
     environment.prepare()
     from exnihilo.measure import evaluate_run
 
     return evaluate_run(
-        Path(run),
-        data=data,
-        overrides=overrides,
-        max_tokens=max_tokens,
-        max_examples=max_examples,
-        device=_device(device),
-        dtype=dtype,
-        progress=progress,
-    )
+        Path(run), data=data, overrides=overrides, max_tokens=max_tokens, max_examples=max_examples,
+        device=_device(device), dtype=dtype, progress=progress,
+        replies={"grader": grader, **replies} if grader or replies else None,
+    )  # fmt: skip
 
 
 def export(
@@ -441,13 +462,14 @@ def quickstart(
     force: bool = False,
     encoder: bool = False,
 ) -> dict[str, Any]:
-    """From random weights to a base model, on the embedded world or on your own files, with each gain
-    measured.
+    """From random weights to a model that answers, on the embedded world, with each gain measured against its
+    control; on files of your own to a base model.
 
     With `encoder`: an encoder instead, on the world: masked tokens and next sentences, then four types of
     fine-tuning, each with and without pretraining.
 
-    Without `minutes` (of pretraining) the whole takes at most four minutes on two cores, five with `encoder`.
+    Without `minutes` (of pretraining) the whole takes at most eight minutes on two cores, four on files, five
+    with `encoder`.
     Returns the figures of ``RUN/quickstart.json``.
     """
     environment.prepare()
@@ -470,21 +492,8 @@ def _device(name: str) -> str:
     return str(resolve_device(name))
 
 
-VERBS: dict[str, Callable[..., Any]] = {
-    "train": train,
-    "plan": plan,
-    "doctor": doctor,
-    "load": load,
-    "predict": predict,
-    "sample": sample,
-    "stream": stream,
-    "eval": eval,
-    "export": export,
-    "import_": import_,
-    "recipes": recipes,
-    "tokenizer": tokenizer,
-    "lr_find": lr_find,
-    "report": report,
-    "compare": compare,
-    "quickstart": quickstart,
-}
+_VERBS: tuple[Callable[..., Any], ...] = (
+    train, plan, doctor, load, predict, sample, stream, chat, eval, export, import_, recipes, tokenizer,
+    lr_find, report, compare, quickstart,
+)  # fmt: skip
+VERBS: dict[str, Callable[..., Any]] = {verb.__name__: verb for verb in _VERBS}

@@ -194,6 +194,11 @@ class EvalConfig(Section):
     tokens: int | None = Field(default=None, ge=1)
     samples: int = Field(default=1, ge=0)  # texts written to RUN/samples/ at each evaluation
     prompt: str = ""  # what samples start from
+    # validation prompts answered before the first step and after the last (a quarter of them on the way)
+    replies: int = Field(default=256, ge=0)
+    tries: int = Field(default=1, ge=1)  # replies to each prompt; above 1: pass@k, at eval.temperature
+    temperature: float | None = Field(default=None, ge=0)  # of replies; default: 0, with several tries 1
+    max_new_tokens: int | None = Field(default=None, ge=1)  # of a reply; default: rollout's, or the context
 
 
 class GuardConfig(Section):
@@ -205,6 +210,43 @@ class GuardConfig(Section):
     window: int = Field(default=128, ge=8)  # steps of history; skipped steps never enter it
     max_skips: int = Field(default=3, ge=1)  # consecutive skips before a rewind
     max_rewinds: int = Field(default=2, ge=0)  # rewinds before giving up
+
+
+class RolloutConfig(Section):
+    """Completions drawn to learn from, for objectives that need rollouts."""
+
+    prompts: int = Field(default=8, ge=1)  # of a batch of rollouts, over all workers
+    group: int = Field(default=8, ge=1)  # completions of each prompt
+    max_new_tokens: int = Field(default=64, ge=1)  # of a completion, its stop token included
+    temperature: float = Field(default=1.0, gt=0)  # of the sampler and of the trainer alike
+    updates: int = Field(default=1, ge=1)  # optimiser steps a batch of rollouts is divided into
+    # 0: rollouts are of the newest weights; n: a thread draws them from weights n batches old, meanwhile
+    staleness: int = Field(default=0, ge=0)
+    truncate: float = Field(default=2.0, gt=0)  # cap of is_weight, which corrects for stale or other samplers
+    dynamic: bool = False  # groups whose rewards are all equal are replaced by further prompts
+    rounds: int = Field(default=4, ge=1)  # dynamic: at most so many draws for one batch
+    slots: int | None = Field(default=None, ge=1)  # completions decoded at once; default: by device
+    engine: Literal["own", "vllm"] = "own"
+    url: str | None = None  # engine=vllm: where its server is, e.g. http://127.0.0.1:8000
+    folder: str | None = None  # engine=vllm: what it serves, written anew after updates; default: RUN/served
+    keep: bool = True  # all rollouts stay in RUN/rollouts/, and any step can be replayed
+
+
+class AlarmsConfig(Section):
+    """Signs that reinforcement learning goes wrong; each is said, written to RUN/alarms.json, and stops the
+    run."""
+
+    enabled: bool = True
+    stop: bool = True  # false: alarms are said and written only
+    patience: int = Field(default=10, ge=1)  # steps over which figures are averaged
+    # mean |Δ log p| of sampler and trainer; default: 1e-4 in fp32, else 0.1
+    drift: float | None = Field(default=None, gt=0)
+    entropy: float = Field(default=0.05, ge=0, lt=1)  # below this share of what it was: collapse
+    pass_k: float = Field(default=0.5, ge=0, lt=1)  # pass@k below this share of what it was: collapse
+    length: float = Field(default=2.0, gt=0)  # so many times what it was, and most are cut: runaway
+    # reward has risen by this much while the independent grader has not by a tenth of it: it is gamed
+    gap: float = Field(default=0.2, gt=0)
+    grader: str = ""  # the independent grader; e.g. "exact" beside a reward with parts
 
 
 class ParallelConfig(Section):
@@ -233,6 +275,12 @@ class RunConfig(Section):
     parallel: ParallelConfig = ParallelConfig()
     tune: TuneConfig = TuneConfig()
     control: ControlConfig = ControlConfig()
+    reference: str = "init"  # what preferences and KL are measured from: init, a run or model folder, or none
+    rollout: RolloutConfig = RolloutConfig()
+    # what scores replies: exact, number, math, ... or my.py:grade; several with weights: number*1,length*0.1
+    grader: str | tuple[str, ...] = ""
+    environment: str = ""  # what answers the model's tool calls in rollouts, e.g. calculator
+    alarms: AlarmsConfig = AlarmsConfig()
     steps: int | None = Field(default=None, ge=1)  # the budget: whichever of the four ends first
     tokens: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)  # passes over the training split's rows

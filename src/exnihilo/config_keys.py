@@ -21,6 +21,8 @@ from exnihilo.config import RunConfig, Section
 
 OPEN = frozenset({"options"})  # sections whose keys another room checks
 SOURCES = frozenset({"data", "val"})  # sections that a bare path stands for
+# what only the recipe `chat` takes: its stages (sft=PATH, sft.KEY=VALUE), and the prompts of the last one
+STAGES = frozenset({"base", "sft", "preference", "rlvr", "prompts"})
 
 
 def _parts(annotation: Any) -> list[Any]:

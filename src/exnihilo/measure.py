@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ def prepare_for(config: RunConfig, progress: Progress, codec: Codec | None = Non
     from exnihilo.train import facts
 
     if codec is None:
-        read = facts.texts(config, registry.find(config.objective))
+        read = facts.texts(config, registry.create(config.objective, config.options))
         codec = codecs.train(config.codec, read, progress)
     return codec, _splits(config, surveyed(config), codec, progress)
 
@@ -78,12 +78,14 @@ def evaluate_run(
     progress: bool,
     overrides: Sequence[str] = (),
     max_examples: int | None = None,
+    replies: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A run on its own validation split or on other data: the metrics of its task beside the majority
-    baseline's; or loss, bits per byte, tokens and the loss of each source.
+    baseline's; or loss, bits per byte, tokens and the loss of each source; or what its replies are worth.
 
     Args:
         overrides: ``KEY=VALUE`` texts under ``data``.
+        replies: where replies are graded: the grader, and how they are drawn (`predictions.replies`).
 
     Raises:
         UsageError: no data is given and the folder names none, or it holds no validation split; a limit that
@@ -105,12 +107,19 @@ def evaluate_run(
         )
     config = _chosen(config, data, overrides, given)
     config = config.model_copy(update={"model": loaded.model.config})
+    head = {"run": str(run), "weights": str(loaded.path), "split": "given" if given else "validation"}
+    if replies is not None:
+        from exnihilo.predictions.replies import graded
+
+        if max_tokens is not None:
+            raise UsageError("max_tokens with a grader", expected="max_new_tokens=N, max_examples=N")
+        side = "train" if given else "val"
+        return {**head, **graded(loaded, config, side, max_examples, progress, **replies)}
     objective = (
         objective_of(loaded)
         if loaded.objective is not None
         else facts.create(config, length=loaded.model.config.context)
     )
-    head = {"run": str(run), "weights": str(loaded.path), "split": "given" if given else "validation"}
     if objective.supervised:
         if max_tokens is not None:
             raise UsageError("max_tokens on a task", expected="max_examples=N", next="leave max_tokens out")

@@ -148,7 +148,7 @@ def vocabulary(config: RunConfig) -> tuple[int, str]:
         from exnihilo.objective import registry
         from exnihilo.train import facts
 
-        found = codecs.train(codec, facts.texts(config, registry.find(config.objective)))
+        found = codecs.train(codec, facts.texts(config, registry.create(config.objective, config.options)))
         return found.vocab_size, "counted in the data"
     return codec.vocab_size, "at most; a small corpus gives fewer"
 

@@ -295,6 +295,16 @@ def _with_transformers(
     )
     if _encodes(source):
         return
+    from exnihilo.codec.chat import Chat, is_chatml
+
+    if is_chatml(tokenizer.chat_template) and tokenizer.chat_template == Chat(codec).template:
+        chat, talks = Chat(codec), [_TALK[:n] for n in range(1, len(_TALK) + 1)]
+        same = sum(
+            chat.prompt(talk) == _ids(tokenizer.apply_chat_template(talk, add_generation_prompt=True))
+            for talk in talks
+        )
+        said = f"{same} of {len(talks)} conversations to the same ids"
+        note("transformers_chat", same == len(talks), said, same_ids=same)
     theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompts = [row[: min(8, len(row))] for row in rows[:4]]
     longest = min(_GREEDY, source.config.context - max(map(len, prompts)))
@@ -317,6 +327,20 @@ def _with_transformers(
         f"{equal} of {len(prompts)} prompts go on token for token",
         equal=equal,
     )
+
+
+_TALK = [
+    {"role": role, "content": text}
+    for role, text in (
+        *(("system", " Be brief. "), ("user", "Hi \U0001f600"), ("assistant", "Hello.\n\n1 + 1 = 2")),
+        *(("tool", "42"), ("assistant", "It is 42."), ("user", "So?")),
+    )
+]
+
+
+def _ids(found: Any) -> list[int]:
+    """Ids of a chat template's rendering, whichever release made it."""
+    return list(found if isinstance(found, list) else found["input_ids"])
 
 
 def _their_ids(tokenizer: Any, text: str) -> list[int]:

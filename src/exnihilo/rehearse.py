@@ -19,7 +19,8 @@ from exnihilo import data as datas
 from exnihilo.config import CodecConfig, DataConfig, RunConfig, SourceConfig
 from exnihilo.data import collate, packing
 from exnihilo.model import build, resolve
-from exnihilo.objective import draws, registry
+from exnihilo.objective import draws, preludes, registry
+from exnihilo.objective._branches import lay
 from exnihilo.optim import clip, create
 from exnihilo.parallel import World, checkpoint_blocks
 from exnihilo.train import facts, precision, tune
@@ -86,6 +87,7 @@ class Bench:
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean loss of a batch, in nats."""
         with precision.autocast(self.dtype, self.world.device):
+            batch = preludes.alone(self.model, self.objective, batch)
             sums, counts = self.objective.sums(self.model, batch), self.objective.counts(batch)
         terms = [sums[key] / counts[key].clamp(min=1) for key in sums if "@" not in key]
         return torch.stack([term.float() for term in terms]).sum()
@@ -98,6 +100,8 @@ class Bench:
             seen = self.typical.seen(np.arange(rows) % self.typical.rows, self.objective)
             ids = {name: np.minimum(seen[name], vocab - 1) for name in ("tokens", "targets") if name in seen}
             return self.tensors({**seen, **ids})  # of a tokenizer of its own, perhaps with more ids
+        if "mask" in self.objective.columns:
+            return self.tensors(self._replies(rows, vocab))
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, vocab, (rows, context + 1), generator=generator)
         half = (context + 1) // 2
@@ -105,6 +109,23 @@ class Bench:
         pos = torch.arange(context + 1) - doc[0] * half
         columns = {"tokens": tokens, "doc": doc, "pos": pos.expand(rows, -1)}
         return {name: value.contiguous().to(self.world.device) for name, value in columns.items()}
+
+    def _replies(self, rows: int, vocab: int) -> dict[str, np.ndarray]:
+        """Rows of a prompt and two replies to it, of random ids; numbers where a source would add them."""
+        objective, draw = self.objective, np.random.default_rng(0)
+        whole = (objective.row or self.config.model.context) + 1
+        reply = max(1, (whole - whole // 4) // 2 - 1)
+        prompt = draw.integers(0, vocab, max(1, whole - 2 * (reply + 1) + 1)).tolist()
+        item = lay(prompt, draw.integers(0, vocab, (2, reply)).tolist())
+        made = {name: np.tile(np.asarray(value), (rows, 1)) for name, value in item.items()}
+        shape = made["tokens"].shape
+        made["tokens"] = draw.integers(0, vocab, shape)
+        made["pos"] = np.tile(np.arange(shape[1]), (rows, 1))
+        made["doc"] = np.zeros(shape, np.int32)
+        made["label"] = np.ones(shape, np.int64)
+        for name in objective.columns - set(made) - {"source"}:
+            made[name] = np.full(shape, math.nan if name == "old_logp" else 1.0, np.float32)
+        return {name: value for name, value in made.items() if name in objective.columns}
 
     def step(self, batches: list[dict[str, Tensor]]) -> float:
         """One update over micro-batches of equal weight, at each group's own ``lr``; returns the loss

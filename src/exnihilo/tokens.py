@@ -31,7 +31,8 @@ def train_tokenizer(config: RunConfig, out: Path) -> Codec:
             next="choose another out=DIR",
         )
     with shown(True) as display:
-        codec = codecs.train(config.codec, facts.texts(config, registry.find(config.objective)), display)
+        objective = registry.create(config.objective, config.options)
+        codec = codecs.train(config.codec, facts.texts(config, objective), display)
     try:
         codec.save(out)
     except OSError as error:

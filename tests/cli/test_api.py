@@ -30,8 +30,9 @@ SURFACE = {
     "min_p=None, seed=0, stop=(), device='auto')",
     "stream": "(run, prompt='', *, max_new_tokens=128, temperature=1.0, top_k=None, top_p=None, min_p=None, "
     "seed=0, stop=(), device='auto')",
+    "chat": "(run, *, system='', device='auto', **sampling)",
     "eval": "(run, *, data=None, max_tokens=None, max_examples=None, device='auto', dtype='fp32', "
-    "overrides=(), progress=True)",
+    "grader='', overrides=(), progress=True, **replies)",
     "export": "(run, *, to='hf', out, dtype=None, force=False)",
     "import_": "(source, *, out, force=False)",
     "recipes": "()",

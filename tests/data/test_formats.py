@@ -149,7 +149,7 @@ def test_rows_with_another_number_of_cells(tmp_path: Path) -> None:
     )
     drops = Drops()
     assert len(list(opened(path, PAIR).examples(drops))) == 16
-    assert drops.to_json() == {"rows with another number of cells": [2, f"{path}, row 10"]}
+    assert drops.to_json() == {"rows with another number of cells": [2, f"{path}, row 10", f"{path}, row 12"]}
     bad = put(tmp_path, "bad.tsv", "a\tb\tlabel\nonly one\nonly one more\nx\ty\t1\n")
     with pytest.raises(DataError, match=r"2 of 3 rows do not have 3 cells; the first: .*row 2"):
         read(bad, PAIR)

@@ -281,12 +281,12 @@ def test_integer_ids_become_the_names_that_the_hub_gives(tmp_path: Path) -> None
 @pytest.mark.filterwarnings("ignore")
 def test_hub_features_map_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
-    from exnihilo.data import sources
+    from exnihilo.data import hub
 
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
     )
     rows = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [1, 0]}, features=features)
-    monkeypatch.setattr(sources, "_load_hub", lambda path: rows)
+    monkeypatch.setattr(hub, "load", lambda path: rows)
     (source,) = open_sources(DataConfig.model_validate({"sources": "hub:o/n"}), roles=LABEL)
     assert [e["label"] for e in source.examples()] == ["yes", "no"]

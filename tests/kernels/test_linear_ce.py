@@ -1,11 +1,14 @@
 """The chunked loss against a plain float64 reference, PyTorch's cross-entropy, finite differences."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from exnihilo.kernels import linear_ce
 from exnihilo.kernels.linear_ce import linear_cross_entropy, reference, token_logprobs
 
 
@@ -114,3 +117,46 @@ def test_gradcheck():
     y = torch.tensor([0, 1, 2, 3, 4, 0])
     assert torch.autograd.gradcheck(lambda a, c: token_logprobs(a, c, y, chunk=4), (h, w))
     assert torch.autograd.gradcheck(lambda a, c: linear_cross_entropy(a, c, y, chunk=4)[0], (h, w))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("bias", [True, False])
+def test_logprobs_and_entropy_equal_autograd(
+    kept: bool, temperature: float, bias: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if not kept:
+        monkeypatch.setattr(linear_ce, "KEPT", 0)
+    h, w, b, _ = case(23, 5, 11, 7, bias=bias)
+    y = torch.randint(0, 11, (23,), generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(23, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    got, entropy = linear_ce.logprobs(h, w, y, b, temperature=temperature, entropy=True, chunk=4)
+    logits = h @ w.T if b is None else h @ w.T + b
+    whole = (logits / temperature).log_softmax(-1)
+    want = whole.gather(1, y[:, None]).squeeze(1)
+    torch.testing.assert_close(got, want)
+    assert entropy is not None and not entropy.requires_grad
+    torch.testing.assert_close(entropy, -(whole.exp() * whole).sum(-1).detach())
+    leaves = [t for t in (h, w, b) if t is not None]
+    first = torch.autograd.grad((got * weights).sum(), leaves, retain_graph=True)
+    for a, again, c in zip(
+        first,
+        torch.autograd.grad((got * weights).sum(), leaves),  # what was kept is not used up
+        torch.autograd.grad((want * weights).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, c)
+        torch.testing.assert_close(again, c)
+    assert linear_ce.logprobs(h, w, y)[1] is None
+
+
+def test_logprobs_of_no_position_and_of_impossible_tokens():
+    w = torch.zeros(4, 3, requires_grad=True)
+    none, entropy = linear_ce.logprobs(torch.zeros(0, 3), w, torch.zeros(0, dtype=torch.long), entropy=True)
+    assert none.shape == (0,) and entropy is not None and entropy.shape == (0,)
+    none.sum().backward()
+    assert w.grad is not None and not w.grad.any()
+    bias = torch.tensor([0.0, -math.inf, 0.0, -math.inf])
+    logp, entropy = linear_ce.logprobs(torch.zeros(1, 3), w, torch.tensor([1]), bias, entropy=True)
+    assert logp.item() == -math.inf and entropy is not None
+    assert entropy.item() == pytest.approx(math.log(2))

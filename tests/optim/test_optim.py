@@ -110,6 +110,14 @@ def test_pretrained_weights_are_tuned_gently():
     assert 3e-5 < optim_default("adamw", 768, "tune") < 8e-5  # BERT-Base's are 2e-5 to 5e-5
 
 
+def test_instructions_are_learnt_at_the_published_rate_and_preferences_at_a_tenth():
+    assert optim_default("adamw", 2048, "instruct") == pytest.approx(2e-5, rel=0.02)
+    assert optim_default("adamw", 128, "instruct") == pytest.approx(2e-3)
+    for name in ("adamw", "muon", "sgd"):
+        both = [optim_default(name, 256, purpose) for purpose in ("instruct", "align")]
+        assert both[1] == pytest.approx(both[0] / 10) and both[0] < optim_default(name, 256, "pretrain")
+
+
 def test_nothing_left_to_train_is_an_error():
     model = Toy()
     for p in model.parameters():

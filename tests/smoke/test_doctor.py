@@ -178,3 +178,23 @@ def test_at_most_so_many_are_read(tmp_path: Path, capsys: Capture) -> None:
     shown = capsys.readouterr().out
     assert "20 (the first; the rest was not read)" in shown and "verdict: " in shown
     assert shown.count("[CLS]") == 1
+
+
+def test_conversations_show_what_is_learnt_and_what_is_cut(tmp_path: Path) -> None:
+    def row(question: str, *more: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": question}, *more]}
+
+    says: dict[str, Any] = {"role": "assistant", "content": "At the mill."}
+    rows = [row(f"{text} Where?", says) for text in SENTENCES]
+    rows += [row("Is it far? " * 60, says), row("Only read.", {**says, "weight": 0})]
+    data = written(tmp_path, "talks.jsonl", rows)
+    found = xn.doctor(
+        "sft", data=str(data), overrides=["codec.vocab_size=500", "model.context=64", "data.val_fraction=0"]
+    )
+    assert not found.broken, found.text()
+    shown = found.samples[0].text()
+    assert "«At the mill.<|im_end|>»" in shown and "«" not in shown.split("assistant")[0]
+    told = levels(found, "warning")
+    assert "1 conversations without an exchange that fits the context: line 65" in told
+    assert "1 conversations with nothing to train on: line 66" in told
+    assert found.facts["tokens learnt"].endswith("the others are read")

@@ -13,7 +13,9 @@ import pytest
 
 from exnihilo.cli import main
 from exnihilo.errors import ExNihiloError, UsageError
-from exnihilo.quickstart import chain, own_scores, pretraining, tokens, world_scores
+from exnihilo.interop.load import load
+from exnihilo.quickstart import chain, gains, measures, own_scores, post, pretraining, tokens, world_scores
+from exnihilo.train import lineage
 
 
 @pytest.fixture
@@ -24,6 +26,12 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world_scores, "TEXTS", 4)
     monkeypatch.setattr(world_scores, "LENGTH", 40)
     monkeypatch.setattr(world_scores, "PROBES", 12)
+    monkeypatch.setattr(tokens, "TALKS", 60)
+    monkeypatch.setattr(post, "COUNTS", {"lessons": 60, "pairs": 40})
+    monkeypatch.setattr(post, "HELD_OUT", {"lessons": 8, "pairs": 8})
+    monkeypatch.setattr(post, "SECONDS", dict.fromkeys(post.SECONDS, 0.4))
+    monkeypatch.setattr(measures, "DRAWS", 1)
+    monkeypatch.setattr(measures, "LONGEST", 6)
     usual = tokens.settings
 
     def small(made: chain.Chain, vocabulary: int) -> dict:
@@ -49,11 +57,69 @@ def test_on_the_world(brief: None, tmp_path: Path, capsys: pytest.CaptureFixture
         for who in ("random", "base"):
             found = figures[kind][who]
             assert 0 <= found["low"] <= found["share"] <= found["high"] <= 1
-    for name in ("loss.png", "report.html", "model.safetensors", "tokenizer.json"):
+    for name in ("loss.png", "chain.png", "report.html", "model.safetensors", "tokenizer.json"):
         assert (run / name).stat().st_size > 0
-    for word in ("tokenizer", "entropy floor", "random weights", "syntax", "exnihilo sample"):
+    for word in (
+        "tokenizer",
+        "entropy floor",
+        "random weights",
+        "syntax",
+        "exnihilo sample",
+        "exnihilo chat",
+    ):
         assert word in seen.err
+    assert [row["stage"] for row in figures["gains"]] == ["base", "sft", "preference", "rlvr"]
+    for row in figures["gains"]:
+        for side in ("before", "after", "control"):
+            assert 0 <= row[side]["low"] <= row[side]["share"] <= row[side]["high"] <= 1
+        assert 0 < row["chance"] < 0.5
+    stages = ("base", "sft", "preference", "rlvr")
+    assert set(figures["measured"]) == {"random", *stages, *(f"{name} control" for name in stages[1:])}
+    for name, known in figures["stages"].items():  # equal compute: the control took as many steps
+        rows = (run / "control" / name / "metrics.jsonl").read_text().splitlines()
+        assert max(json.loads(row)["step"] for row in rows) == known["steps"] > 0
+    assert figures["claim"]["holds"] == all(v for k, v in figures["claim"].items() if k != "holds")
+    assert [each["objective"] for each in lineage.read(run)] == ["causal_lm", "sft", "preference", "rlvr"]
+    assert load(run).model.config == load(run / "rlvr").model.config
+    page = (run / "report.html").read_text()
+    assert all(f"<h2>{name}" in page for name in stages)
     assert main(["quickstart", f"run={run}", "minutes=0.05"]) == 2  # never over a run
+
+
+def test_the_claim_follows_from_the_intervals() -> None:
+    def found(knows: float, polite: float) -> dict:
+        sides = {"knows": knows, "polite": polite}
+        return {name: {"share": x, "low": x - 0.05, "high": x + 0.05} for name, x in sides.items()}
+
+    base, final = found(0.6, 0.31), found(0.7, 0.95)
+    assert gains.claim({"base": base, "rlvr": final})["holds"]
+    for broken in (
+        {"base": found(0.05, 0.31), "rlvr": final},  # no more than guessing
+        {"base": found(0.6, 0.45), "rlvr": final},  # it has a preference
+        {"base": found(0.6, 0.2), "rlvr": final},  # against it
+        {"base": base, "rlvr": found(0.7, 0.36)},
+        {"base": base, "rlvr": found(0.05, 0.95)},
+    ):
+        assert not gains.claim(broken)["holds"]
+
+
+def test_controls_are_what_they_say(tmp_path: Path) -> None:
+    post.write_examples(tmp_path, 0)
+    rows = {
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in tmp_path.glob("*.jsonl")
+    }
+    turned = [
+        a["chosen"] == b["rejected"] for a, b in zip(rows["pairs"], rows["pairs.shuffled"], strict=True)
+    ]
+    assert all({a["chosen"], a["rejected"]} == {b["chosen"], b["rejected"]}
+               for a, b in zip(rows["pairs"], rows["pairs.shuffled"], strict=True))  # fmt: skip
+    assert abs(sum(turned) / len(turned) - 0.5) < 4 * (0.25 / len(turned)) ** 0.5
+    right = []
+    for a, b in zip(rows["puzzles"], rows["puzzles.shuffled"], strict=True):
+        assert a["prompt"] == b["prompt"] and sorted(a["answer"]) == sorted(b["answer"])
+        right.append(a["answer"] == b["answer"])
+    assert abs(sum(right) / len(right) - 1 / 6) < 4 * (5 / 36 / len(right)) ** 0.5
 
 
 def test_on_ones_own_files(

@@ -37,6 +37,8 @@ def train(a: Arguments) -> Figures:
     from exnihilo import api
 
     resume = "resume" in a.flags
+    if "dry_run" in a.flags and a.positional(0) == "chat":
+        return _stages(a)
     if "dry_run" in a.flags:
         from exnihilo import config_layers
 
@@ -70,6 +72,20 @@ def train(a: Arguments) -> Figures:
     return figures
 
 
+def _stages(a: Arguments) -> Figures:
+    """``train chat --dry-run``: every stage with its settings."""
+    from pathlib import Path
+
+    from exnihilo import config_layers
+    from exnihilo.stages.walk import configurations
+
+    over = a.options.get("with")
+    found = configurations(a.settings, {}, Path(over) if over is not None else None)
+    for name, (config, origins) in found.items():
+        out(a, f"# stage {name}\n{config_layers.dump(config, origins)}")
+    return {"stages": {name: config.model_dump(mode="json") for name, (config, _) in found.items()}}
+
+
 def _next(run: str) -> str:
     """What a run of its kind is used for."""
     from pathlib import Path
@@ -80,6 +96,8 @@ def _next(run: str) -> str:
     path = Path(run) / "objective.json"
     name = str(read_json(path).get("objective")) if path.is_file() else "causal_lm"
     roles = set(registry.find(name).roles)
+    if roles & {"messages", "prompt"} and name != "reward_model":
+        return f"exnihilo chat {run}"
     if name == "causal_lm":
         return f'exnihilo sample {run} "Once"'
     if name in ("masked_lm", "mix"):
@@ -220,11 +238,15 @@ def _short(value: Any) -> str:
 def eval(a: Arguments) -> Figures:
     from exnihilo import api
 
-    given = a.given("max_tokens", "max_examples", "device", "dtype")
+    given = a.given("max_tokens", "max_examples", "device", "dtype", "grader", *_REPLIES)
     figures = api.eval(a.positionals[0], overrides=a.settings, **given)
     for name, value in figures.items():
+        if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in figures:
+            continue  # stands beside its figure
         base = figures.get(f"majority_{name}")
         beside = f"  majority {base:,.4f}" if base is not None and name not in _COUNTS else ""
+        if f"{name}_low" in figures:
+            beside = f"  [{figures[f'{name}_low']:,.4f}, {figures[f'{name}_high']:,.4f}]"
         if name in _COUNTS:
             out(a, f"{name:<24} {value:,.0f}")
         elif not name.startswith("majority_"):
@@ -232,7 +254,9 @@ def eval(a: Arguments) -> Figures:
     return figures
 
 
+_REPLIES = ("samples", "temperature", "max_new_tokens", "seed", "seconds", "out")
 _COUNTS = {
+    *("prompts", "replies", "ungraded", "failed"),
     *("examples", "skipped", "dropped", "tokens", "total", "HasAns_total", "NoAns_total", "queries"),
     *("unseen", "unlabelled", "unanswered", "unseen_tags", "repaired_tags", "moved_spans", "skipped_rows"),
 }

@@ -155,6 +155,8 @@ def _takes_value(verb: Verb, name: str) -> bool:
         return False
     from exnihilo import config_keys  # pydantic: only where a verb takes settings
 
+    if verb.settings is True and name.split(".")[0] in config_keys.STAGES:
+        return True  # of `train chat`; other recipes refuse it
     return name in config_keys.leaves() or name in config_keys.sections() or config_keys.is_open(name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exnihilo.cli import actions
+from exnihilo.cli import actions, talk
 from exnihilo.cli.parse import Option, Verb
 
 _JSON = {
@@ -29,12 +29,12 @@ _SAMPLING = {
 def _verbs() -> Iterator[Verb]:
     yield Verb(
         "quickstart",
-        "from random weights to a base model on the embedded world, in minutes, each gain measured",
+        "from random weights to a model that answers, on the embedded world, each gain measured (8 minutes)",
         "exnihilo quickstart [--encoder] [--data PATH] [--minutes X] [--run DIR] [--seed N]",
         actions.quickstart,
         options={
             "data": Option("your own files instead of the embedded world: file, folder, glob or hub:NAME"),
-            "minutes": Option("minutes of pretraining (about 2.3: four minutes in all)", float, least=0.01),
+            "minutes": Option("minutes of pretraining (about 2: eight minutes in all)", float, least=0.01),
             "run": Option("the run folder (runs/quickstart)"),
             "seed": Option("of weights, data order and samples (0)", int, least=0),
             **_DEVICE,
@@ -63,6 +63,7 @@ def _verbs() -> Iterator[Verb]:
         examples=(
             "exnihilo train gpt data=books/ minutes=10 run=runs/books",
             "exnihilo train gpt data=a.jsonl.gz data.temperature=2 model.depth=8 optim.schedule.name=cosine",
+            "exnihilo train chat data=books/ sft=chats.jsonl prompts=tasks.jsonl grader=number",
             "exnihilo train --resume run=runs/books",
         ),
     )
@@ -110,6 +111,23 @@ def _verbs() -> Iterator[Verb]:
         examples=('exnihilo sample runs/books "Once" temperature=0.8 max_new_tokens=100 seed=1',),
     )
     yield Verb(
+        "chat",
+        "talk with a model that was taught to answer",
+        'exnihilo chat RUN ["MESSAGE"] [system=TEXT] [temperature=0.7] [max_new_tokens=256] [seed=1]',
+        talk.chat,
+        positionals=("RUN", "MESSAGE"),
+        required=1,
+        options={
+            "system": Option("what the system message says"),
+            "max_new_tokens": Option("of a reply (256)", int, least=1),
+            "temperature": Option("0 is greedy (0.7)", float, least=0),
+            **{name: _SAMPLING[name] for name in ("top_k", "top_p", "min_p", "seed")},
+            **_DEVICE,
+        },
+        flags=_JSON,
+        examples=("exnihilo chat runs/chat", 'exnihilo chat runs/chat "Who are you?" temperature=0'),
+    )
+    yield Verb(
         "predict",
         "answers of a run that was trained for a task; [MASK] in a text is filled",
         'exnihilo predict RUN "TEXT" ["SECOND TEXT"] | RUN --file IN [--out OUT.jsonl] [--resume]',
@@ -135,14 +153,21 @@ def _verbs() -> Iterator[Verb]:
     )
     yield Verb(
         "eval",
-        "loss, or a task's metrics beside the majority baseline's, on held-out data",
-        "exnihilo eval RUN [data=PATH] [data.KEY=VALUE ...] [--json]",
+        "loss, a task's metrics beside the majority baseline's, or graded replies, on held-out data",
+        "exnihilo eval RUN [data=PATH] [grader=NAME] [data.KEY=VALUE ...] [--json]",
         actions.eval,
         positionals=("RUN",),
         required=1,
         options={
             "max_tokens": Option("of a loss: read at most this many tokens", int, least=1),
-            "max_examples": Option("of a task: read at most this many examples", int, least=1),
+            "max_examples": Option("of a task or with a grader: at most this many examples", int, least=1),
+            "grader": Option("grade replies: number, exact, math, code ... or my.py:grade"),
+            "samples": Option("with a grader: replies to each prompt (1)", int, least=1),
+            "temperature": Option("with a grader: 0 is greedy (0; with samples 1)", float, least=0),
+            "max_new_tokens": Option("with a grader: tokens of a reply (128)", int, least=1),
+            "seed": Option("with a grader: of the draws (0)", int, least=0),
+            "seconds": Option("with a grader: that one reply may take (5)", float, least=0.01),
+            "out": Option("with a grader: a .jsonl of the replies and their scores"),
             "dtype": Option("of the forward pass (fp32)", choices=("fp32", "bf16", "fp16")),
             **_DEVICE,
         },
@@ -151,6 +176,7 @@ def _verbs() -> Iterator[Verb]:
         examples=(
             "exnihilo eval runs/books data=more/",
             "exnihilo eval runs/tags data=test.txt data.format=conll --json",
+            "exnihilo eval runs/chat data=gsm8k.jsonl grader=number samples=4",
         ),
     )
     yield Verb(

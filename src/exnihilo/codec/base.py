@@ -32,6 +32,7 @@ from tokenizers import Tokenizer
 
 from exnihilo.errors import CodecError, nearest
 
+TEMPLATE = "chat_template.jinja"
 DECODER_SPECIALS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>")  # ids 0 to 4
 ROLES = ("pad", "bos", "eos", "unk", "cls", "sep", "mask")
 _CONTENT = ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder")  # what decides ids and text
@@ -161,8 +162,21 @@ class Codec(ABC):
             raise CodecError(f"the tokenizer has no token {token!r}", expected=nearest(token, known))
         return id
 
-    def save(self, folder: str | Path, *, model_max_length: int | None = None) -> None:
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text that came with the tokenizer's files; None: of a base model, which has none."""
+        found = self._config.get("chat_template")
+        return found if isinstance(found, str) else None
+
+    def save(
+        self, folder: str | Path, *, model_max_length: int | None = None, chat_template: str | None = None
+    ) -> None:
         """Writes tokenizer.json and tokenizer_config.json, each whole or not at all.
+
+        Args:
+            model_max_length: positions of the model it is written for.
+            chat_template: Jinja text that renders conversations (`exnihilo.codec.chat`); default: its own.
+                Written into tokenizer_config.json and as chat_template.jinja.
 
         Raises:
             CodecError: the folder cannot be written.
@@ -181,11 +195,18 @@ class Codec(ABC):
         }
         if model_max_length is not None:
             config["model_max_length"] = model_max_length
+        if chat_template is not None:
+            config["chat_template"] = chat_template
+        template = config.get("chat_template")
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder / "tokenizer.json", self._json)
             _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
+            if isinstance(template, str):
+                _write(folder / TEMPLATE, template)
+            else:  # of another tokenizer that stood here: readers would take it for this one's
+                (folder / TEMPLATE).unlink(missing_ok=True)
         except OSError as error:
             raise CodecError(
                 f"the tokenizer cannot be written to {folder}: {error.strerror or error}",

@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from exnihilo.codec.base import ROLES, Codec, content_hash, cut, scrub
+from exnihilo.codec.base import ROLES, TEMPLATE, Codec, content_hash, cut, scrub
 from exnihilo.codec.bpe import Bpe
 from exnihilo.codec.bytes import Bytes
 from exnihilo.codec.chars import Chars
@@ -160,7 +160,7 @@ def load(folder: str | Path) -> Codec:
     made = _KINDS.get(kind) if isinstance(kind, str) else None
     if made is None:
         made = PretrainedBytes if is_byte_level(content) else Pretrained
-    template = folder / "chat_template.jinja"
+    template = folder / TEMPLATE
     if template.exists():
         config = {**config, "chat_template": template.read_text(encoding="utf-8")}
     try:

@@ -5,6 +5,7 @@ readable({"question": "Who?", "context": "Mia ran.", "answers": []})    # "Who?\
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exnihilo.data.base import Example
@@ -20,8 +21,15 @@ def readable(example: Example) -> str:
         if isinstance(value, str):
             out.append(value)
         elif isinstance(value, (list, tuple)):
-            out.append(" ".join(map(str, value)))
+            turns = value and isinstance(value[0], Mapping)
+            out.append("\n".join(_said(value)) if turns else " ".join(map(str, value)))
     return "\n".join(out)
+
+
+def _said(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the messages of a conversation say; a system's, which many may share, where there is no other."""
+    turns = [m for m in messages if m.get("role") != "system"] or messages
+    return [str(m.get("content", "")) for m in turns]
 
 
 def size_of(example: Example) -> int:
@@ -31,8 +39,14 @@ def size_of(example: Example) -> int:
         if isinstance(value, str):
             size += len(value)
         elif isinstance(value, (list, tuple)):
-            size += sum(len(v) + 1 if isinstance(v, str) else 32 for v in value)
+            size += sum(map(_size, value))
     return size
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value) + 1
+    return 32 + (len(str(value.get("content", ""))) if isinstance(value, Mapping) else 0)
 
 
 def repaired(example: Example) -> Example:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from exnihilo import log
-from exnihilo.data.base import TEXT, Drops, Encode, Example, Item, begins
+from exnihilo.data.base import TEXT, Drops, Encode, Example, Item, Noted, begins
 from exnihilo.data.example import readable, repaired, size_of
 from exnihilo.data.shards import ArrayWriter
 from exnihilo.data.shingles import shingles
@@ -78,6 +78,12 @@ def _batches(pairs: Iterable[tuple[Example, int | None]]) -> Iterator[_Batch]:
             examples, sides, size = [], [], 0
     if examples:
         yield _Batch(examples, sides)
+
+
+def _place(source: Source, example: Example) -> str:
+    """Where an example stands, for messages."""
+    at = example.get("_at", f"record {int(example.get('_index', -1)) + 1}")
+    return f"{source.names[int(example.get('_file', 0))]}, {at}"
 
 
 def is_plain(source: Source) -> bool:
@@ -244,6 +250,9 @@ def build(
         for i, given in enumerate(batch.sides):
             side = side if given is None else given  # a later part goes where the first went
             chosen[side].append(i)
+            made = batch.items[i]
+            if isinstance(made, Noted) and made.note:
+                drops.add(made.note, _place(source, batch.examples[i]))
         for number, indices in enumerate(chosen):
             if indices:
                 writers[number].add(batch, indices)
@@ -259,8 +268,8 @@ def build(
             write(pending.popleft().result())
         if not writers[TRAIN].items:
             raise DataError(
-                f"{source.path} has no documents with text in them",
-                expected="at least one",
+                f"{source.path} has no documents with text in them" + drops.summary("; "),
+                expected="at least one" + (" that can be learnt from" if drops.counts else ""),
                 next="check data=PATH, data.unit and the fields",
             )
         meta: dict[str, Any] = {name: w.finish() for name, w in zip(sides, writers, strict=True)}

@@ -22,13 +22,13 @@ from weakref import WeakKeyDictionary
 from exnihilo import log
 from exnihilo.config import DataConfig, SourceConfig
 from exnihilo.data import cache as cached
-from exnihilo.data import fields, files, tables, text
+from exnihilo.data import fields, files, hub, layout_names, layouts, tables, text
 from exnihilo.data.base import SEGMENT, TEXT, Drops, Example
 from exnihilo.data.formats import choose
 from exnihilo.data.formats.reading import Reading
 from exnihilo.data.roles import Mapper
 from exnihilo.data.split import inputs_hash
-from exnihilo.errors import ConfigError, DataError, MissingExtra, nearest
+from exnihilo.errors import ConfigError, DataError, nearest
 
 WORLD_DOCUMENTS = 20_000
 """Stories of the source `world` where no number is given."""
@@ -68,6 +68,8 @@ class Source(ABC):
         self.skipped: dict[str, int] = {}
         self.size: int | None = None
         self.format = ""
+        self.talks = layouts.is_talk(want.roles)
+        self.layouts: tuple[layouts.Layout, ...] = ()  # of its files, where they are conversations
 
     @abstractmethod
     def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:
@@ -91,6 +93,8 @@ class Source(ABC):
         c, w = self.config, self.want
         settings = (c.unit, c.separator, c.encoding, c.columns, c.header, c.quotes, SEGMENT)
         content = self.content(cache, workers)
+        if self.layouts:
+            settings = (*settings, [repr(layout) for layout in self.layouts])
         return cached.digest(content, self.fields, w.roles, w.extras, w.view, *settings)
 
     def _located(self, parts: Iterator[text.Part], file: int) -> Iterator[Example]:
@@ -112,6 +116,11 @@ class Source(ABC):
         names: Mapping[str, Sequence[str]],
     ) -> Iterator[Example]:
         """Records as examples, by the field mapping; a long document in parts."""
+        if self.talks:
+            talks = layouts.Talks(self.layouts[file], self.roles, self.want.extras, where)
+            for index, record in enumerate(rows):
+                yield from talks.examples(record, index, file, drops)
+            return
         needed = [role for role in self.fields if role not in self.want.extras or role in self.roles]
         mapper = Mapper(self.fields, names, where, needed)
         alone = set(self.fields) == {"text"}
@@ -139,9 +148,16 @@ class FileSource(Source):
         self.skipped = dict(found.skipped)
         if all(kind is None for kind in kinds):
             self._refuse(found.paths[0])
-        if lost := kinds.count(None):
-            self.skipped["of no known format"] = lost
         kept = [i for i, kind in enumerate(kinds) if kind is not None]
+        if self.talks:
+            these = [found.paths[i] for i in kept], [str(kinds[i]) for i in kept]
+            known = layout_names.of_files(
+                *these, self.reading, wanted=want.roles, given=self.given, extras=want.extras
+            )
+            kept = [i for i, layout in zip(kept, known, strict=True) if layout is not None]
+            self.layouts = tuple(layout for layout in known if layout is not None)
+        if lost := len(kinds) - len(kept):
+            self.skipped["of no known format"] = lost
         self.paths = tuple(found.paths[i] for i in kept)
         self.names = tuple(found.names[i] for i in kept)
         self.kinds = tuple(str(kinds[i]) for i in kept)
@@ -149,6 +165,9 @@ class FileSource(Source):
         self.size = sum(p.stat().st_size for p in self.paths)
         shown = (choose.said(p, k) for p, k in zip(self.paths, self.kinds, strict=True))
         self.format = ", ".join(sorted({s for s in shown if s}))
+        if self.talks:
+            self._talk()
+            return
         first = next((i for i, kind in enumerate(self.kinds) if kind != "text"), None)
         if first is not None:
             path, lost_rows = self.paths[first], Drops()
@@ -165,6 +184,18 @@ class FileSource(Source):
         elif set(self.roles) != set(TEXT) or self.given:
             self._refuse(self.paths[0])
 
+    def _talk(self) -> None:
+        """What is shown of conversations."""
+        self.format = ", ".join(
+            dict.fromkeys((*(y.name for y in self.layouts), *filter(None, [self.format])))
+        )
+        self.fields = {
+            role: " or ".join(
+                dict.fromkeys(f[role] for f in map(layouts.Layout.fields, self.layouts) if role in f)
+            )
+            for role in dict.fromkeys(role for layout in self.layouts for role in layout.fields())
+        }
+
     def _refuse(self, path: Path) -> NoReturn:
         columns = ", ".join(dict.fromkeys((*self.roles, *self.given)))
         raise DataError(
@@ -180,7 +211,9 @@ class FileSource(Source):
             columns = {n for column in self.fields.values() for n in (column, *fields.parts(column, ()))}
             only = tuple(columns | {"title", "is_impossible", "answer_start"})
             names = tables.class_names(path) if kind == "parquet" else {}
-            rows = choose.read(path, kind, self.reading, drops, only)
+            rows = choose.read(
+                path, kind, self.reading, drops, None if self.talks else only, lenient=self.talks
+            )
             return self._mapped(rows, file, str(path), drops, names)
         parts = text.documents(path, encoding=c.encoding, unit=c.unit, separator=c.separator)
         return self._located(parts, file)
@@ -195,7 +228,7 @@ class FileSource(Source):
 
 
 class WorldSource(Source):
-    """The embedded world: `world[:N][:VIEW]`."""
+    """The embedded world: `world[:N][:VIEW[:KIND]]`."""
 
     kind = "world"
 
@@ -203,15 +236,22 @@ class WorldSource(Source):
         from exnihilo.world import views
 
         super().__init__(config, data, want)
-        count, view = "", want.view
+        count, view, kind = "", want.view, ""
         for part in config.path.split(":")[1:]:
-            if part in views.VIEWS:
+            if part in views.VIEWS and not kind:
                 view = part
+            elif view in views.VIEWS and part in views.VIEWS[view].kinds and not kind:
+                kind = part
             elif count or not part.isdigit() or int(part) < 1:
                 raise ConfigError(
                     f"data={config.path}: {part!r} is no number of documents, and no view",
                     expected=f"world, world:N, world:VIEW or world:N:VIEW, N >= 1; "
-                    f"views: {', '.join(views.VIEWS)}",
+                    f"views: {', '.join(views.VIEWS)}"
+                    + "".join(
+                        f"; kinds of {v}: {', '.join(x.kinds)}"
+                        for v, x in views.VIEWS.items()
+                        if v == view and x.kinds
+                    ),
                 )
             else:
                 count = part
@@ -220,7 +260,11 @@ class WorldSource(Source):
         if self.given:
             raise ConfigError(f"data={config.path} has no columns to choose from", next="remove `fields`")
         self.view, self.documents = view, views.VIEWS[view]
-        lacking = [role for role in self.roles if role not in self.documents.roles]
+        if kind:
+            self.documents = self.documents.of(kind)
+        self.kind_of_view = kind
+        has = layouts.given_by(self.documents.roles) if self.talks else self.documents.roles
+        lacking = [role for role in self.roles if role not in has]
         if lacking:
             raise ConfigError(
                 f"data={config.path}: the world's view {view!r} has no {', '.join(lacking)}",
@@ -229,7 +273,7 @@ class WorldSource(Source):
             )
         self.count = int(count) if count else WORLD_DOCUMENTS
         self.names = ("world",)
-        self.format = "" if view == "stories" else f"its view {view!r}"
+        self.format = "" if view == "stories" else f"its view {view!r}" + (f", {kind} alone" if kind else "")
 
     def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:
         from exnihilo.world import World
@@ -239,17 +283,18 @@ class WorldSource(Source):
         index = 0
         for document in World(0).stories(self.count):
             for values in self.documents.make(document):
-                example = {role: value for role, value in values.items() if role in wanted}
                 if self.documents.once:  # else it could stand on both sides of the split
                     if (inputs := inputs_hash(values)) in told:
                         if drops is not None:
                             drops.add("that an earlier story told", f"{self.path}, story {document.index}")
                         continue
                     told.add(inputs)
-                if self.view != "stories":  # a group a story, the same in all views
-                    example["_group"] = document.text
-                yield {**example, "_file": file, "_index": index}
-                index += 1
+                for example in layouts.derive(values, wanted) if self.talks else (values,):
+                    found = {role: value for role, value in example.items() if role in wanted}
+                    if self.view != "stories":  # a group a story, the same in all views
+                        found["_group"] = values.get("_group", document.text)
+                    yield {**found, "_file": file, "_index": index}
+                    index += 1
 
     def content(self, cache: Path, workers: int) -> object:
         # the generator's own source is its content: another version may tell other stories
@@ -257,7 +302,13 @@ class WorldSource(Source):
 
         room = Path(exnihilo.world.__path__[0])
         sources = sorted(room.rglob("*.py"))
-        return ["world", self.count, self.view, *cached.hash_files(sources, cache, str(room), workers)]
+        return [
+            "world",
+            self.count,
+            self.view,
+            self.kind_of_view,
+            *cached.hash_files(sources, cache, str(room), workers),
+        ]
 
 
 class HubSource(Source):
@@ -268,14 +319,20 @@ class HubSource(Source):
     def __init__(self, config: SourceConfig, data: DataConfig, want: Want) -> None:
         super().__init__(config, data, want)
         self.names = (config.path,)
-        self.rows = _load_hub(config.path)
+        self.rows = hub.load(config.path)
         sample = [self.rows[i] for i in range(min(fields.SAMPLE, len(self.rows)))]
         if not sample:
             raise DataError(f"{config.path} has no records", expected="at least one", next="check its split")
-        self.fields = fields.detect(
-            sample, roles=self.roles, given=self.given, where=config.path, extras=want.extras
-        )
-        self.class_names = _class_names(self.rows.features)
+        if self.talks:
+            layout = layout_names.detect(
+                sample, wanted=self.roles, given=self.given, where=config.path, extras=want.extras
+            )
+            self.layouts, self.fields, self.format = (layout,), layout.fields(), layout.name
+        else:
+            self.fields = fields.detect(
+                sample, roles=self.roles, given=self.given, where=config.path, extras=want.extras
+            )
+        self.class_names = hub.class_names(self.rows.features)
 
     def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:
         return self._mapped(iter(self.rows), file, self.path, drops, self.class_names)
@@ -285,55 +342,6 @@ class HubSource(Source):
         if arrow:
             return ["hub", len(self.rows), *cached.hash_files(arrow, cache, self.path, workers)]
         return ["hub", cached.digest([list(map(str, row.items())) for row in self.rows])]
-
-
-def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Column -> names of its integer ids, as the data set's features tell them."""
-    out = {}
-    for column, feature in features.items():
-        feature = feature[0] if isinstance(feature, list) and feature else feature
-        feature = getattr(feature, "feature", feature)
-        names = getattr(feature, "names", None)
-        if names:
-            out[column] = list(names)
-    return out
-
-
-def _load_hub(path: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtra.of("datasets", "hub") from error
-    name, split = path.removeprefix("hub:"), "train"
-    stem, colon, last = name.rpartition(":")
-    if colon and "/" not in last and "\\" not in last:
-        name, split = stem, last
-    config = None
-    if not Path(name).expanduser().exists():
-        owner = name.split("/")
-        if len(owner) == 3:
-            name, config = "/".join(owner[:2]), owner[2]
-        elif len(owner) > 3 or not all(owner):
-            raise ConfigError(
-                f"data={path}", expected="hub:owner/name[/config][:split], or hub:FOLDER[:split]"
-            )
-    else:
-        name = str(Path(name).expanduser())
-    try:
-        loaded = datasets.load_dataset(name, config)
-    except Exception as error:  # the library raises errors of many kinds; all say that it could not be had
-        raise DataError(
-            f"{path} could not be loaded by `datasets`: {type(error).__name__}: {error}",
-            expected="a data set on the Hugging Face hub that needs no code of its own, or a local folder",
-            next="check the name and the network (HF_HUB_OFFLINE), or give local files: data=PATH",
-        ) from error
-    if split not in loaded:
-        raise DataError(
-            f"{path} has no split {split!r}",
-            expected=f"one of: {', '.join(map(str, loaded))}",
-            next=f"{path}:SPLIT",
-        )
-    return loaded[split]
 
 
 def default_name(path: str) -> str:

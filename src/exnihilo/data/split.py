@@ -33,9 +33,9 @@ from exnihilo.errors import DataError
 FEW = 20
 TRAIN, VAL = 0, 1
 SIDES = ("train", "val")
-SUBJECTS = ("context", "query", "a", "words", "text")
+SUBJECTS = ("context", "query", "a", "words", "text", "prompt", "messages")
 """What an example is about: the first of these roles that it has makes its group."""
-ANSWERS = frozenset({"label", "score", "tags", "spans", "answers", "id"})
+ANSWERS = frozenset({"label", "score", "tags", "spans", "answers", "id", "answer", "record"})
 """Roles that are no input."""
 
 

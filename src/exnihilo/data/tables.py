@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from exnihilo.data.base import Drops
 from exnihilo.data.formats import delimited
 from exnihilo.data.formats.reading import Reading, lines_of
 from exnihilo.data.text import plain_suffix, strings
@@ -59,16 +60,32 @@ def header(path: Path, *, encoding: str = "utf-8") -> list[str]:
     return list(next(iter(records(path, encoding=encoding)), {}))
 
 
-def jsonl(path: Path, source: Iterator[str]) -> Iterator[Record]:
-    """One JSON value a line."""
+def jsonl(path: Path, source: Iterator[str], drops: Drops | None = None) -> Iterator[Record]:
+    """One JSON value a line.
+
+    Args:
+        drops: lines that are no record are counted here and left out, those that are lists are conversations,
+            and each record has its line as ``_at``. None: such a line is an error.
+    """
     for number, line in enumerate(lines_of(source), 1):
         if line.isspace():
             continue
+        place = f"line {number}"
         try:
             value = json.loads(line)
-        except ValueError as error:
-            raise _broken(path, f"line {number}", error, line) from error
-        yield _record(path, f"line {number}", value)
+        except (ValueError, RecursionError) as error:
+            if drops is None:
+                raise _broken(path, place, error, line) from error
+            drops.add("lines of broken JSON", f"{path}, {place}")
+            continue
+        if drops is None:
+            yield _record(path, place, value)
+        elif isinstance(value, dict):
+            yield {**value, "_at": place}
+        elif isinstance(value, list):
+            yield {"messages": value, "_at": place}
+        else:
+            drops.add("lines that are no record", f"{path}, {place}")
 
 
 def _record(path: Path, place: str, value: Any) -> Record:
@@ -92,22 +109,32 @@ def _broken(path: Path, place: str, error: Exception, text: str) -> DataError:
     )
 
 
-def json_records(path: Path, source: Iterator[str]) -> Iterator[Record]:
-    """A list of records, one object that holds such a list, or JSON lines under the wrong suffix."""
+def json_records(path: Path, source: Iterator[str], drops: Drops | None = None) -> Iterator[Record]:
+    """A list of records, one object that holds such a list, or JSON lines under the wrong suffix.
+
+    Args:
+        drops: as for `jsonl`; a broken list is an error all the same, since where it goes on is not known.
+    """
     text = ""
     for text in source:
         if text := text.lstrip():
             break
     if text.startswith("["):
-        yield from (_record(path, f"record {n}", v) for n, v in enumerate(array(path, text[1:], source), 1))
+        for number, value in enumerate(array(path, text[1:], source), 1):
+            if drops is None or isinstance(value, dict):
+                yield _record(path, f"record {number}", value)
+            elif isinstance(value, list):
+                yield {"messages": value}
+            else:
+                drops.add("values that are no record", f"{path}, record {number}")
         return
     if not text.startswith("{"):
-        yield from jsonl(path, chain([text], source))
+        yield from jsonl(path, chain([text], source), drops)
         return
     held = [text]
     first, newline, rest = text.partition("\n")
     if newline and rest.lstrip().startswith("{") and _complete(first):
-        yield from jsonl(path, chain(held, source))
+        yield from jsonl(path, chain(held, source), drops)
         return
     value = whole_object(path, chain(held, source))
     lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]

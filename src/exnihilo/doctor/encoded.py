@@ -12,6 +12,7 @@ import numpy as np
 
 from exnihilo.data import collate, packing
 from exnihilo.data.base import Item
+from exnihilo.doctor import replies
 from exnihilo.doctor.report import Diagnosis, Table, share
 from exnihilo.objective.base import Columns, Objective
 from exnihilo.objective.causal_lm import CausalLM
@@ -68,6 +69,8 @@ def look(objective: Objective, codec: Codec, train: Side, context: int, made: Di
         )
     if getattr(objective.config, "loss", "") == "contrastive":
         _negatives(held, made)
+    if replies.masked(train.items):
+        replies.look(codec, train, made)
     if isinstance(objective, CausalLM):
         _ends(flat, codec, sizes, held, made)
 

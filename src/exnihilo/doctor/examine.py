@@ -73,6 +73,11 @@ def diagnose(config: RunConfig, *, max_examples: int | None = None, samples: int
         if context != config.model.context:
             made.found("note", f"rows of {context} positions: what init={config.init} has")
     objective = facts.create(config, length=context)
+    if objective.needs == "rollout":  # its examples are prompts: what it learns from is drawn from the model
+        from exnihilo.doctor import rl
+
+        _sources(config, objective, made)
+        return rl.examine(config, objective, made, max_examples=max_examples, samples=samples)
     most, few = (max_examples,) * 2 if max_examples else LIMITS[objective.supervised]
     try:
         _sources(config, objective, made)

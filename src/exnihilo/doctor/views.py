@@ -12,6 +12,7 @@ import numpy as np
 
 from exnihilo.codec.base import ByteCodec
 from exnihilo.data.base import Example, Item
+from exnihilo.doctor import replies
 from exnihilo.doctor.checks import place
 from exnihilo.doctor.encoded import Held
 from exnihilo.doctor.report import Diagnosis, Sample, share
@@ -54,6 +55,10 @@ def add(
         for i in _spaced(tagged, count):
             made.samples.append(_tags(objective, codec, examples[i], items[i]))
         made.legend = "word/TAG at the token that carries the label; + joins the tokens of one word"
+    elif replies.masked(items):
+        for i in chosen:
+            made.samples.append(replies.sample(codec, examples[i], items[i][0]))
+        made.legend = replies.LEGEND
     else:
         for i in chosen:
             made.samples.append(_plain(objective, codec, examples[i], items[i][0]))

@@ -30,7 +30,7 @@ from exnihilo.data.collate import simplify
 from exnihilo.errors import DataError, UsageError
 from exnihilo.eval.metrics import Totals
 from exnihilo.infer.decoder import Frozen
-from exnihilo.objective import draws
+from exnihilo.objective import draws, preludes
 from exnihilo.objective.base import Batch, Objective
 from exnihilo.objective.causal_lm import CausalLM, shift
 
@@ -103,11 +103,17 @@ def evaluate(
         stack.enter_context(frozen())
         if dtype != torch.float32:
             stack.enter_context(torch.autocast(device.type, dtype=dtype))
-        for mine, counted in _turns(rows, micro_rows, rank, size):
-            columns = simplify(draws.draw(objective, dataset, mine, codec=codec))
-            if not by_source:
-                columns.pop("source", None)
-            batch = {name: torch.as_tensor(column, device=device) for name, column in columns.items()}
+
+        def batches() -> Iterator[tuple[dict[str, Tensor], bool]]:
+            for mine, counted in _turns(rows, micro_rows, rank, size):
+                columns = simplify(draws.draw(objective, dataset, mine, codec=codec))
+                if not by_source:
+                    columns.pop("source", None)
+                yield {n: torch.as_tensor(c, device=device) for n, c in columns.items()}, counted
+
+        known = _prelude(model, objective, batches(), world, device)
+        for plain, counted in batches():
+            batch = {**plain, **known}
             sums, counts = objective.sums(model, batch), objective.counts(batch)
             if counted:
                 totals.add(_floats(sums), _floats(counts))
@@ -117,6 +123,27 @@ def evaluate(
         # a worker may have met sources that another did not
         totals = Totals().merge(Totals(*told) for told in world.gather([totals.sums, totals.counts]))
     return _figures(objective, dataset, totals)
+
+
+def _prelude(
+    model: Model,
+    objective: Objective,
+    batches: Iterator[tuple[dict[str, Tensor], bool]],
+    world: World | None,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """What the objective must know of all that is read, in one pass before the other; see `preludes`."""
+    if not objective.preludes:
+        return {}
+    totals: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    for batch, counted in batches:
+        one, many = preludes.add(model, objective, [batch])
+        for key in one if counted else ():
+            totals[key], counts[key] = totals.get(key, 0.0) + one[key], counts.get(key, 0.0) + many[key]
+    if world is not None:
+        totals, counts = world.sum(totals), world.sum(counts)
+    return preludes.means(totals, counts, device)
 
 
 def spread(rows: int, wanted: int | None) -> np.ndarray:

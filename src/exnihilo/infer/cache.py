@@ -65,6 +65,7 @@ class StaticCache:
         self._layer = layers  # the layer that wrote last
         self._start: int | None = None  # where all rows write; None: each at its own positions
         self._row_B1 = torch.arange(rows)[:, None]
+        self._chosen: Tensor | None = None  # rows of this forward; None: all, or the first so many
 
     @classmethod
     def of(cls, model: Model, rows: int, limit: int | None = None) -> StaticCache:
@@ -102,17 +103,36 @@ class StaticCache:
                 self._keys = [k_BHTd.new_empty(self._shape) for _ in range(self._layers)]
                 self._values = [v_BHTd.new_empty(self._shape) for _ in range(self._layers)]
                 self._row_B1 = self._row_B1.to(k_BHTd.device)
+                self._chosen = None if self._chosen is None else self._chosen.to(k_BHTd.device)
             self._aim(pos_BT)
         self._layer = layer
         k_BHCd, v_BHCd = self._keys[layer], self._values[layer]
+        if self._chosen is not None:
+            rows_B1 = self._chosen[:, None]
+            k_BHCd[rows_B1, :, pos_BT] = k_BHTd.transpose(1, 2)
+            v_BHCd[rows_B1, :, pos_BT] = v_BHTd.transpose(1, 2)
+            return k_BHCd[self._chosen, :, : self.used], v_BHCd[self._chosen, :, : self.used]
+        k_BHCd, v_BHCd = k_BHCd[: len(pos_BT)], v_BHCd[: len(pos_BT)]
         if self._start is not None:
             length = k_BHTd.shape[2]
             k_BHCd.narrow(2, self._start, length).copy_(k_BHTd)
             v_BHCd.narrow(2, self._start, length).copy_(v_BHTd)
         else:
-            k_BHCd[self._row_B1, :, pos_BT] = k_BHTd.transpose(1, 2)
-            v_BHCd[self._row_B1, :, pos_BT] = v_BHTd.transpose(1, 2)
+            rows_B1 = self._row_B1[: len(pos_BT)]
+            k_BHCd[rows_B1, :, pos_BT] = k_BHTd.transpose(1, 2)
+            v_BHCd[rows_B1, :, pos_BT] = v_BHTd.transpose(1, 2)
         return k_BHCd.narrow(2, 0, self.used), v_BHCd.narrow(2, 0, self.used)
+
+    def choose(self, rows: Sequence[int]) -> None:
+        """The next forwards are of these rows only, in this order; rows 0, 1, 2 ... cost no copy."""
+        first = list(rows) == list(range(len(rows)))
+        self._chosen = None if first else torch.tensor(list(rows), device=self._row_B1.device)
+
+    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
+        """Give other rows the first `length` slots of one."""
+        for held in (self._keys, self._values):
+            for tensor in held:
+                tensor[list(targets), :, :length] = tensor[source, :, :length].clone()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop finished rows: the batch becomes `rows`, in this order."""

@@ -16,12 +16,14 @@ See docs/sampling.md.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from exnihilo.errors import UsageError
-from exnihilo.infer.decoder import Decoder, Frozen
+from exnihilo.infer.decoder import Frozen
+from exnihilo.infer.engine import Engine
+from exnihilo.infer.request import Request
 from exnihilo.infer.sampling import Sampling, uniforms
 from exnihilo.infer.stops import Stops, check
 
@@ -64,6 +66,10 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] | None = None,
     seed: int = 0,
     stop: Sequence[str] | str = (),
     eos: Collection[int] | None = None,
@@ -79,6 +85,7 @@ def generate(
             used as they are.
         max_new_tokens: at most this many; the model's context ends a text earlier.
         temperature, top_k, top_p, min_p: see `Sampling`. temperature=0 is greedy.
+        repetition_penalty, presence_penalty, frequency_penalty, logit_bias: see `Sampling`.
         seed: request i draws with numbers that follow from (seed, first + i, step) alone.
         stop: texts at which to stop; they are found across token boundaries and are not in the result.
         eos: ids that end a text; default: the codec's eos. Empty: none does.
@@ -101,24 +108,21 @@ def generate(
         )
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
         raise UsageError(f"rows={rows!r}", expected="a whole number, 1 or above", next="rows=32")
-    job = _Job.checked(
-        model,
-        codec,
-        prompts,
-        max_new_tokens,
-        Sampling(temperature, top_k, top_p, min_p),
-        seed,
-        stop,
-        eos,
-        first,
+    sampling = Sampling(
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        logit_bias or {},
     )
-    out: list[Generation | None] = [None] * len(job.prompts)
-    # texts of like length share a batch, so that little is padded; the result does not depend on it
-    order = sorted(range(len(job.prompts)), key=lambda i: len(job.prompts[i]))
+    job = _Job.checked(model, codec, prompts, max_new_tokens, sampling, seed, stop, eos, first)
+    if not job.prompts:
+        return []
     with Frozen(model)():  # once for all steps: switching every module's mode takes longer than a small step
-        for start in range(0, len(order), rows):
-            _run(model, job, order[start : start + rows], out)
-    return [g for g in out if g is not None]
+        return _run(model, job, min(rows, len(job.prompts)))
 
 
 def stream(
@@ -131,6 +135,10 @@ def stream(
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] | None = None,
     seed: int = 0,
     stop: Sequence[str] | str = (),
     eos: Collection[int] | None = None,
@@ -145,7 +153,16 @@ def stream(
     >>> "".join(stream(model, codec, "Once", seed=1))  # doctest: +SKIP
     ' there was a fox'
     """
-    sampling = Sampling(temperature, top_k, top_p, min_p)
+    sampling = Sampling(
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        logit_bias or {},
+    )
     job = _Job.checked(model, codec, [prompt], max_new_tokens, sampling, seed, stop, eos, first)
     return _stream(model, job)
 
@@ -192,6 +209,7 @@ class _Job:
         if eos is None:
             eos = () if codec is None else (codec.eos_id,)
         vocabulary, context = model.config.vocab_size, model.config.context
+        sampling.fits(vocabulary)
         ids = [prompt_ids(codec, p) for p in prompts]
         for number, row in enumerate(ids):
             if not row:
@@ -213,10 +231,15 @@ class _Job:
                 )
         return cls(codec, ids, context, max_new_tokens, sampling, seed, strings, frozenset(eos), first)
 
-    def decoder(self, model: Model, numbers: Sequence[int]) -> Decoder:
-        rows = [self.prompts[i] for i in numbers]
-        steps = min(self.max_new_tokens, self.context - min(map(len, rows)))
-        return Decoder(model, rows, self.sampling, [(self.seed, self.first + i) for i in numbers], steps)
+    def request(self, number: int) -> Request:
+        return Request(
+            self.prompts[number],
+            self.max_new_tokens,
+            self.sampling,
+            seed=self.seed,
+            number=self.first + number,
+            stop_ids=self.eos,
+        )
 
 
 def prompt_ids(codec: Codec | None, prompt: Prompt) -> list[int]:
@@ -272,34 +295,30 @@ class _Text:
         return Generation(text, self._ids, self._raw, self._processed, self.reason, self._prompt)
 
 
-def _run(model: Model, job: _Job, numbers: Sequence[int], out: list[Generation | None]) -> None:
-    """Decode these requests together; finished rows leave the batch once they are a quarter of it."""
-    decoder = job.decoder(model, numbers)
-    texts = [_Text(job, job.prompts[i]) for i in numbers]
-    live = list(range(len(texts)))  # live[r]: the text that row r decodes
-    while live:
-        draw = decoder.step()
-        drawn = zip(
-            live, draw.ids_B.tolist(), draw.logprobs_B.tolist(), draw.processed_B.tolist(), strict=True
-        )
-        for t, token, raw, processed in drawn:
-            if texts[t].reason is None:
-                texts[t].push(token, raw, processed)
-        open_rows = [r for r, t in enumerate(live) if texts[t].reason is None]
-        if len(open_rows) <= 0.75 * len(live) or any(n >= job.context for n in decoder.lengths):
-            live = [live[r] for r in open_rows]
-            if live:
-                decoder.keep(open_rows)
-    for number, text in zip(numbers, texts, strict=True):
-        out[number] = text.result()
+def _run(model: Model, job: _Job, slots: int) -> list[Generation]:
+    """Decode all requests, so many at a time."""
+    engine, texts = Engine(model, slots=slots), [_Text(job, prompt) for prompt in job.prompts]
+    if not job.stop:  # nobody need look at a token before its text is over
+        for text, (done,) in zip(texts, engine.run([job.request(i) for i in range(len(texts))]), strict=True):
+            for token in zip(done.ids, done.raw, done.processed, strict=True):
+                text.push(*token)
+        return [text.result() for text in texts]
+    handles = {engine.add(job.request(i)): i for i in range(len(texts))}
+    while engine.active or engine.waiting:
+        for token in engine.step():
+            text = texts[handles[token.handle]]
+            text.push(token.id, token.raw, token.processed)
+            if text.reason is not None:
+                engine.cancel(token.handle)
+    return [text.result() for text in texts]
 
 
 def _stream(model: Model, job: _Job) -> Generator[str, None, Generation]:
-    decoder = job.decoder(model, [0])
-    text = _Text(job, job.prompts[0])
+    engine, text = Engine(model, slots=1), _Text(job, job.prompts[0])
+    engine.add(job.request(0))
     while text.reason is None:
-        draw = decoder.step()
-        piece = text.push(int(draw.ids_B), float(draw.logprobs_B), float(draw.processed_B))
-        if piece:
-            yield piece
+        for token in engine.step():
+            piece = text.push(token.id, token.raw, token.processed)
+            if piece:
+                yield piece
     return text.result()

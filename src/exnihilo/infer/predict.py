@@ -43,6 +43,9 @@ Given = str | Sequence[str] | Mapping[str, Any]
 GOLD = frozenset({"label", "labels", "answers", "tags", "spans", "score"})
 """Roles that say what is to be found out; a prediction never sees them."""
 
+TALKS = frozenset({"prompt", "completion", "chosen", "rejected"})
+"""Roles that hold a text or messages."""
+
 TOKENS = 4096  # of one forward; changes speed and memory, never the result
 Piece = tuple[int, int, int]  # item, start, length
 PADDING = 0.05  # share of a forward's places that may be padding
@@ -239,7 +242,7 @@ class Predictor:
                 mine = [items[int(i)] for i in index]
                 columns = collate.of_items(pieces, mine, row=row, pad_id=self.codec.pad_id)
                 batch = {k: torch.as_tensor(v, device=device) for k, v in collate.simplify(columns).items()}
-                hidden_BTD = self.model(self.objective.inputs(batch), self.objective.attention)
+                hidden_BTD = self.objective.hidden(self.model, batch)
                 outputs = self.objective.outputs(self.model, hidden_BTD, batch)
                 host = {name: _host(value) for name, value in outputs.items()}
                 self._deal(host, index, pieces, out)
@@ -396,8 +399,11 @@ def blind(example: Example, roles: Sequence[str], blank: Collection[str] = froze
         if value is None:
             found = ", ".join(repr(k) for k in out if k[:1] != "_") or "nothing"
             raise DataError(f"no {role!r}; found: {found}", expected=f"the roles {', '.join(roles)}")
+        kind = str if role == "words" else Mapping if role in TALKS else None
         listed = (
-            role == "words" and isinstance(value, (list, tuple)) and all(isinstance(w, str) for w in value)
+            kind is not None
+            and isinstance(value, (list, tuple))
+            and all(isinstance(part, kind) for part in value)
         )
         if not isinstance(value, str) and not listed:
             raise DataError(f"{role!r} holds {type(value).__name__} {value!r:.40}", expected="text")

@@ -21,6 +21,7 @@ Key: B rows, V vocabulary
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,10 @@ class Sampling:
         top_k: keep the k most likely tokens (and those that tie with the kth).
         top_p: keep the fewest most likely tokens whose probabilities reach p.
         min_p: keep tokens at least this share as likely as the likeliest.
+        repetition_penalty: logits of ids in prompt and reply are divided by it (multiplied where negative).
+        presence_penalty, frequency_penalty: subtracted once, or once a time, for each id in the reply.
+        logit_bias: (id, bias) pairs or a mapping; added to the logits. See penalties.py; penalties and bias
+            come before the temperature, and bear on greedy choices too.
 
     >>> Sampling(top_p=1.5)
     Traceback (most recent call last):
@@ -53,6 +58,10 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         t, k, p, m = self.temperature, self.top_k, self.top_p, self.min_p
@@ -64,10 +73,51 @@ class Sampling:
             raise _bad("top_p", p, "a number above 0 and at most 1", "top_p=0.95, or leave it out")
         if m is not None and (not _number(m) or not 0 <= m <= 1):
             raise _bad("min_p", m, "a number from 0 to 1", "min_p=0.05, or leave it out")
+        r = self.repetition_penalty
+        if not _number(r) or not 0 < r < math.inf:
+            raise _bad("repetition_penalty", r, "a finite number above 0", "repetition_penalty=1.1")
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if not _number(value) or not math.isfinite(value):
+                raise _bad(name, value, "a finite number", f"{name}=0.5")
+        self._biases()
+
+    def _biases(self) -> None:
+        """Pairs in ascending order, so that equal settings are equal and can be a key."""
+        given = self.logit_bias
+        try:
+            pairs = sorted(dict(given).items())
+        except (TypeError, ValueError):
+            raise _bad("logit_bias", given, "a mapping of ids to numbers", "logit_bias={42: 5.0}") from None
+        for i, bias in pairs:
+            whole = isinstance(i, int) and not isinstance(i, bool) and i >= 0
+            if not whole or not _number(bias) or not math.isfinite(bias):
+                raise _bad("logit_bias", {i: bias}, "an id, and a finite number", "logit_bias={42: 5.0}")
+        object.__setattr__(self, "logit_bias", tuple((i, float(bias)) for i, bias in pairs))
+
+    def fits(self, vocabulary: int | None) -> None:
+        """Refuse a bias for an id that the model does not have."""
+        wrong = [i for i, _ in self.logit_bias if vocabulary and i >= vocabulary]  # type: ignore[misc]
+        if wrong:
+            raise _bad(
+                "logit_bias", {wrong[0]: "..."}, f"ids from 0 to {(vocabulary or 1) - 1}", "another id"
+            )
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether logits are changed by penalties or a bias."""
+        whole = self.repetition_penalty == 1 and not self.presence_penalty and not self.frequency_penalty
+        return not whole or bool(self.logit_bias)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the likeliest token, or a draw from the softmax at a temperature, no more."""
+        filtered = self.top_k is not None or (self.top_p or 1.0) < 1 or bool(self.min_p)
+        return not self.penalised and (self.greedy or not filtered)
 
 
 def _number(value: object) -> bool:

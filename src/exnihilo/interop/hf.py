@@ -12,6 +12,10 @@ class has no room for is kept in ``exnihilo.safetensors`` beside it (config.json
 project reads back the whole model; transformers reads the rest. With the head ``embedding`` the folder is
 also one of sentence-transformers.
 
+A decoder that was trained on conversations, or came with a ChatML template, is written as a chat model: the
+template beside the tokenizer (chat_template.jinja, tokenizer_config.json), and a generation_config.json whose
+eos ids are ``<|im_end|>`` and eos, so that Transformers' generate, vLLM and others stop where a reply ends.
+
 Format: transformers 4.57 .. 5 (config.json has the words of both).
 """
 
@@ -29,7 +33,9 @@ from safetensors.torch import save_file
 from exnihilo import codec as codecs
 from exnihilo import log
 from exnihilo.codec.base import Codec
+from exnihilo.codec.chat import END, START, Chat, is_chatml
 from exnihilo.config import ModelConfig
+from exnihilo.data.layouts import is_talk
 from exnihilo.errors import ConfigError, ModelError
 from exnihilo.interop import labels, sentence
 from exnihilo.interop.files import read_json, write, write_json
@@ -47,10 +53,12 @@ from exnihilo.interop.tensors import (
 from exnihilo.model import Model, build, resolve
 from exnihilo.model.family import Family, find, names
 from exnihilo.model.model import fill_ties
+from exnihilo.objective import registry
 
 __all__ = [
     "INDEX",
     "WEIGHTS",
+    "chat_of",
     "config_from_hf",
     "config_to_hf",
     "from_hf",
@@ -98,6 +106,7 @@ def save(
 
     tensors, more = ready(to_hf(model.config, state)), ready(leftover(model.config, state))
     ids = _ids(codec, find(model.config.family))
+    chat = None if codec is None else chat_of(codec, model.config, objective)
 
     def weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         try:
@@ -109,7 +118,8 @@ def save(
     config |= labels.words(model.config, written_as(model.config), objective)
     config["exnihilo"] = {"dropout": model.config.dropout, **_own(model.config, more), **(extra or {})}
     if codec is not None:
-        codec.save(folder, model_max_length=model.config.context)
+        template = chat.template if chat is not None and talks(objective) else None  # else the codec's own
+        codec.save(folder, model_max_length=model.config.context, chat_template=template)
         if not model.config.segments:
             _without_segments(folder / "tokenizer_config.json")
     makers: dict[str, Callable[[Path], None]] = {WEIGHTS: lambda path: weights(tensors, path)}
@@ -119,7 +129,8 @@ def save(
     if objective is not None:
         makers[OBJECTIVE] = write_json(dict(objective))
     if not find(model.config.family).encoder:
-        makers["generation_config.json"] = write_json(ids)
+        stops = {} if chat is None else {"eos_token_id": chat.stops}
+        makers["generation_config.json"] = write_json(ids | stops)
     if "embedding" in model.config.outputs:
         sentence.save(folder, model.config, objective)
     makers["config.json"] = write_json(config)  # last: a folder with a config.json is complete
@@ -191,6 +202,31 @@ def config_to_hf(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
     }
 
 
+def chat_of(codec: Codec, config: ModelConfig, objective: Mapping[str, Any] | None = None) -> Chat | None:
+    """How a model's conversations are rendered; None: it was not taught any.
+
+    Args:
+        codec: its own template counts where it is ChatML.
+        config: of the model.
+        objective: what it was trained for, as in objective.json: one that reads conversations counts.
+
+    Raises:
+        CodecError: it was, and the codec cannot mark turns.
+    """
+    if find(config.family).encoder:
+        return None
+    lacking = codec.tokenizer.token_to_id(START) is None or codec.tokenizer.token_to_id(END) is None
+    if lacking and (objective or {}).get("objective") == "rlvr":
+        return None  # it continues plain documents
+    return Chat(codec) if talks(objective) or is_chatml(codec.chat_template) else None
+
+
+def talks(objective: Mapping[str, Any] | None) -> bool:
+    """Whether what a model was trained for, as in objective.json, reads conversations."""
+    name = (objective or {}).get("objective")
+    return isinstance(name, str) and is_talk(registry.find(name).roles)
+
+
 def _ids(codec: Codec | None, family: Family) -> dict[str, int | None]:
     """Special ids; an encoder's first and last tokens are [CLS] and [SEP]."""
     begin, end, pad = (None, None, None) if codec is None else (codec.bos_id, codec.eos_id, codec.pad_id)
@@ -207,8 +243,8 @@ def _without_segments(path: Path) -> None:
 
 
 def _own(config: ModelConfig, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an encoder's configuration transformers has no words for."""
-    if not find(config.family).encoder:
+    """What of a configuration transformers has no words for; nothing of a decoder that predicts tokens."""
+    if tuple(config.outputs) == ("tokens",) and not find(config.family).encoder:
         return {}
     own: dict[str, Any] = {"outputs": list(config.outputs)}
     if config.labels is not None:

@@ -15,6 +15,7 @@ from exnihilo.errors import ModelError
 from exnihilo.model.family import Architecture, find, names
 
 LABELLED = frozenset({"classes", "tags"})
+SCORE = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
 _PROBLEMS = {
     "binary": "single_label_classification",
     "multiclass": "single_label_classification",
@@ -32,6 +33,8 @@ def words(
     config: ModelConfig, architecture: Architecture | None, objective: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Keys of config.json that name the outputs of a classifier; nothing for other models."""
+    if architecture is not None and architecture.outputs == ("value",):
+        return dict(SCORE)
     if architecture is None or not LABELLED & set(architecture.outputs) or config.labels is None:
         return {}
     facts = (objective or {}).get("facts") or {}
@@ -54,9 +57,15 @@ def words(
 
 def fields(theirs: Mapping[str, Any], architecture: Architecture | None) -> dict[str, Any]:
     """Heads, labels and CRF of a config.json; what this project wrote itself comes first."""
-    if architecture is None:
-        return {}
     own = theirs.get("exnihilo") or {}
+    if architecture is None:
+        return {"outputs": own["outputs"]} if own.get("outputs") else {}
+    if architecture.outputs == ("value",) and _number(theirs) != 1:
+        raise ModelError(
+            f"config.json: {_number(theirs)} labels of a decoder",
+            expected="one: a score",
+            next="use an encoder",
+        )
     out: dict[str, Any] = {"outputs": own.get("outputs") or architecture.outputs}
     if own.get("labels") is not None:
         out["labels"] = own["labels"]
@@ -94,10 +103,13 @@ def objective(theirs: Mapping[str, Any]) -> dict[str, Any] | None:
     A classifier of transformers reads texts and pairs alike: it becomes a `sentence_classification`.
     """
     listed = (theirs.get("architectures") or [""])[0]
-    found = [a for f in map(find, names()) for a in f.architectures if a.name == listed]
+    families = list(map(find, names()))
+    length = theirs.get("max_position_embeddings", theirs.get("n_positions"))
+    if any(f.scorer is not None and f.scorer.name == listed and not f.architectures for f in families):
+        return {"objective": "reward_model", "options": {}, "length": length, "facts": {}}
+    found = [a for f in families for a in f.architectures if a.name == listed]
     if not found:
         return None
-    length = theirs.get("max_position_embeddings")
     made: dict[str, Any] = {"options": {}, "length": length, "facts": {}}
     outputs = found[0].outputs
     if outputs == ("classes",):

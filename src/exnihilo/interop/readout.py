@@ -19,6 +19,7 @@ from torch import Tensor
 
 from exnihilo.errors import MissingExtra, ModelError
 from exnihilo.interop.files import read_json
+from exnihilo.interop.tensors import read_as
 from exnihilo.model import Model
 from exnihilo.model.family import find, names
 from exnihilo.model.heads import POOLED
@@ -49,6 +50,8 @@ def ours(model: Model, ids: Sequence[int]) -> dict[str, Tensor]:
         if name in ENCODED:
             continue
         states = hidden_BTD[:, 0] if name in POOLED else hidden_BTD
+        if name == "value" and not find(model.config.family).encoder:
+            states = hidden_BTD[:, -1]
         out[name] = model.heads[name].logits(states)[0].float().cpu()
     return out
 
@@ -67,14 +70,17 @@ def theirs(folder: str | Path) -> Callable[[Sequence[int]], dict[str, Tensor]]:
         raise MissingExtra.of("transformers", "hf") from error
     words = read_json(Path(folder) / "config.json")
     name = words["architectures"][0]
-    found = [a for f in map(find, names()) for a in f.architectures if a.name == name]
-    outputs = found[0].outputs if found else ("tokens",)
+    family = next(f for f in map(find, names()) if f.model_type == words["model_type"])
+    found = read_as(words, family, ())
+    outputs = found.outputs if found else ("tokens",)
     kind: Any = getattr(transformers, name)
     model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     wrong = {what: sorted(map(str, keys)) for what, keys in info.items() if keys}
     if wrong and wrong.get("missing_keys") != ["pooler.dense.bias", "pooler.dense.weight"]:
         raise ModelError(f"transformers reads {folder} with {wrong}", expected="every tensor in its place")
     model.eval()
+    if outputs == ("value",):
+        model.config.pad_token_id = None  # a row has no padding: its last token is the last, whatever it is
 
     @torch.no_grad()
     def read(ids: Sequence[int]) -> dict[str, Tensor]:
@@ -91,4 +97,6 @@ def _named(out: Any, outputs: tuple[str, ...]) -> dict[str, Tensor]:
         return {"mlm": out.prediction_logits, "next": out.seq_relationship_logits}
     if outputs == ("span",):
         return {"span": torch.stack((out.start_logits, out.end_logits), -1)}
+    if outputs == ("value",):
+        return {"value": out.logits[:, 0]}
     return {outputs[0]: out.last_hidden_state if outputs == ("embedding",) else out.logits}

@@ -42,19 +42,25 @@ class Named(NamedTuple):
 
 
 def written_as(config: ModelConfig) -> Architecture | None:
-    """The class of transformers that has most of an encoder's heads; None for decoders, which have one."""
-    found = find(config.family).architectures
-    outputs = set(config.outputs)
+    """The class of transformers that has most of a model's heads; None for decoders that predict tokens."""
+    family, outputs = find(config.family), set(config.outputs)
+    if not family.architectures:
+        return family.scorer if "tokens" not in outputs and "value" in outputs else None
+    found = (*((family.scorer,) if family.scorer else ()), *family.architectures)
     fits = [a for a in found if not a.bare and set(a.outputs) <= outputs]
     return max(fits, key=lambda a: len(a.outputs), default=found[-1] if found else None)
 
 
 def read_as(theirs: Mapping[str, Any], family: Family, names: Iterable[str]) -> Architecture | None:
-    """What a folder holds, by its config.json and its tensors; None for decoders."""
+    """What a folder holds, by its config.json and its tensors; None for decoders that predict tokens."""
+    listed = (theirs.get("architectures") or [None])[0]
+    scores = not family.architectures or "value" in ((theirs.get("exnihilo") or {}).get("outputs") or ())
+    if family.scorer is not None and listed == family.scorer.name and scores:
+        return family.scorer
     if not family.architectures:
         return None
     names = set(names)
-    listed = (theirs.get("architectures") or [family.architectures[-1].name])[0]
+    listed = family.architectures[-1].name if listed is None else listed
     known = {a.name: a for a in family.architectures}
     if listed not in known:
         raise ModelError(

@@ -2,9 +2,9 @@
 
 The rule (see nn/layout.py): q sees k if both are in the same document (`doc`, -1 = padding: sees nothing,
 is seen by nothing) and k is not after q, or both are in the same block n > 0 (`group`); with a `window`, also
-only if they are at most that many places apart. `plan` turns it
-into a `Rule` once a forward, all layers share it, and it holds a T×T mask only if nothing cheaper says the
-same::
+only if they are at most that many places apart; with branches (`branch`), also only if k is in the stem
+(branch 0) or in the branch of q. `plan` turns it into a `Rule` once a forward, all layers share it, and it
+holds a T×T mask only if nothing cheaper says the same::
 
     rule = plan(x_BTD, group=0, doc_BT=None)
     out_BHTd = attend(q_BHTd, k_BGTd, v_BGTd, rule)     # == reference(q_BHTd, k_BGTd, v_BGTd, rule)
@@ -47,7 +47,7 @@ class Rule:
         bias: (B or 1, 1, T, S), 0 where q sees k and -inf where not, in the dtype of the products.
         blocks: the BlockMask of torch's flex attention.
         spans: with a bias on CPUs: which keys each block of queries needs at all.
-        group, doc_BT, pos_BT, window: what it was planned from; `visible` reads them.
+        group, doc_BT, pos_BT, window, branch_BT: what it was planned from; `visible` reads them.
     """
 
     kind: Kind
@@ -58,7 +58,12 @@ class Rule:
     doc_BT: Tensor | None = None
     pos_BT: Tensor | None = None  # set: keys come from a cache, whose slot index is its position
     window: int | None = None
+    branch_BT: Tensor | None = None
     _biases: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def visible(self, T: int, device: Any = None) -> Tensor:
+        """Booleans (B or 1, T, T): True where query t sees key s; not for a rule over a cache."""
+        return visible(T, self.group, self.doc_BT, device, self.window, self.branch_BT)
 
     def bias_for(self, slots: int, dtype: torch.dtype) -> Tensor:
         """The mask over a cache of so many slots, made once a forward."""
@@ -82,12 +87,15 @@ def visible(
     doc_BT: Tensor | None = None,
     device: Any = None,
     window: int | None = None,
+    branch_BT: Tensor | None = None,
 ) -> Tensor:
     """The rule itself, as booleans (B or 1, T, T): True where query t sees key s."""
     if doc_BT is not None:
         device = doc_BT.device
     elif isinstance(group, Tensor):
         device = group.device
+    elif branch_BT is not None:
+        device = branch_BT.device
     if isinstance(group, Tensor):
         same = (group[:, :, None] == group[:, None, :]) & (group[:, :, None] > 0)
         see = same | torch.ones(T, T, dtype=torch.bool, device=device).tril()
@@ -100,6 +108,9 @@ def visible(
     if window is not None:
         place = torch.arange(T, device=device)
         see = see & ((place[:, None] - place[None, :]).abs() <= window)
+    if branch_BT is not None:
+        own = branch_BT[:, :, None] == branch_BT[:, None, :]
+        see = see & (own | (branch_BT[:, None, :] == 0))
     return see
 
 
@@ -120,6 +131,7 @@ def plan(
     doc_BT: Tensor | None = None,
     pos_BT: Tensor | None = None,
     window: int | None = None,
+    branch_BT: Tensor | None = None,
     flex: bool | None = None,
 ) -> Rule:
     """The cheapest `Rule` for hidden states `x` (B, T, ...), which give shape, device and dtype.
@@ -129,17 +141,18 @@ def plan(
         doc_BT: documents, -1 = padding; None: one document a row.
         pos_BT: given with a cache: the slot each query was written to. Then `group` must be 0, `doc_BT` None.
         window: a query sees keys at most so many places away; None: any distance.
+        branch_BT: 0 the stem, n > 0 a continuation of it; None: no branches.
         flex: use flex attention for masks; default: on CUDA, where it skips blocks that nobody sees.
     """
     B, T = x.shape[:2]
     if pos_BT is not None:
         return Rule("mask", pos_BT=pos_BT)
-    if doc_BT is None and isinstance(group, int) and window is None:
+    if doc_BT is None and isinstance(group, int) and window is None and branch_BT is None:
         return Rule("full" if group > 0 else "causal", group=group)
-    given: dict[str, Any] = {"group": group, "doc_BT": doc_BT, "window": window}
+    given: dict[str, Any] = {"group": group, "doc_BT": doc_BT, "window": window, "branch_BT": branch_BT}
     if flex if flex is not None else x.is_cuda:
-        return Rule("flex", blocks=_blocks(B, T, group, doc_BT, x.device, window), **given)
-    see = visible(T, group, doc_BT, x.device, window)
+        return Rule("flex", blocks=_blocks(B, T, group, doc_BT, x.device, window, branch_BT), **given)
+    see = visible(T, group, doc_BT, x.device, window, branch_BT)
     real = see.device.type == "cpu" and type(see) is Tensor  # fake tensors have no values to look at
     found = spans(see) if real and T >= LEAST and not torch.compiler.is_compiling() else None
     back = isinstance(group, int) and group == 0 and window is None and T in kept.LENGTHS
@@ -154,7 +167,7 @@ def reference(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dro
     if rule.pos_BT is not None:
         see_BTS = cached(rule.pos_BT, S)
     else:
-        see_BTS = visible(T, rule.group, rule.doc_BT, q_BHTd.device, rule.window)
+        see_BTS = rule.visible(T, q_BHTd.device)
     k_BHSd, v_BHSd = _repeat(q_BHTd, k_BGSd, v_BGSd)
     scores_BHTS = q_BHTd @ k_BHSd.transpose(-2, -1) / math.sqrt(d)
     scores_BHTS = scores_BHTS.masked_fill(~see_BTS.unsqueeze(1), torch.finfo(q_BHTd.dtype).min)
@@ -196,8 +209,7 @@ def attend(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, rule: Rule, *, dropou
         bias = rule.bias
     else:  # flex attention has no dropout: fall back to the mask, made once
         if 0 not in rule._biases:
-            see = visible(q_BHTd.shape[2], rule.group, rule.doc_BT, q_BHTd.device, rule.window)
-            rule._biases[0] = _bias(see, q_BHTd.dtype)
+            rule._biases[0] = _bias(rule.visible(q_BHTd.shape[2], q_BHTd.device), q_BHTd.dtype)
         bias = rule._biases[0]
     return F.scaled_dot_product_attention(q_BHTd, k_BHSd, v_BHSd, attn_mask=bias, dropout_p=dropout)
 
@@ -214,7 +226,7 @@ def attend_some(
     else:
         bias = rule.bias
         if bias is None:
-            bias = _bias(visible(T, rule.group, rule.doc_BT, q_BHMd.device, rule.window), q_BHMd.dtype)
+            bias = _bias(rule.visible(T, q_BHMd.device), q_BHMd.dtype)
         bias_B1MT = bias.expand(B, 1, T, T).gather(2, chosen_BM[:, None, :, None].expand(B, 1, M, T))
         blind_B1M1 = (bias_B1MT == -math.inf).all(-1, keepdim=True)  # a softmax over nothing is NaN
         open_B1MT = bias_B1MT.masked_fill(blind_B1M1, 0.0)
@@ -265,6 +277,7 @@ def _blocks(
     doc_BT: Tensor | None,
     device: torch.device,
     window: int | None = None,
+    branch_BT: Tensor | None = None,
 ) -> Any:
     """The rule as a BlockMask: blocks of 128×128 that nobody sees are skipped, in time and memory."""
     from torch.nn.attention.flex_attention import create_block_mask
@@ -280,6 +293,8 @@ def _blocks(
             see = see & (doc_BT[b, q] == doc_BT[b, k]) & (doc_BT[b, q] >= 0)
         if window is not None:
             see = see & ((q - k).abs() <= window)
+        if branch_BT is not None:
+            see = see & ((branch_BT[b, k] == 0) | (branch_BT[b, q] == branch_BT[b, k]))
         return see
 
     return create_block_mask(sees, B, None, T, T, device=device)  # pyright: ignore

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 IGNORE = -100
+KEPT = 1 << 24  # probabilities kept for backward on a CPU at most (64 MB)
 
 
 def reference(
@@ -207,8 +208,9 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, bias_V, size, ignore)  # type: ignore
 
 
-class _TokenLogprobs(torch.autograd.Function):
-    """Any gradient of the log-probabilities is allowed, so the softmax is computed again in backward."""
+class _Logprobs(torch.autograd.Function):
+    """Any gradient of the log-probabilities is allowed, so the softmax is needed again in backward: kept
+    where it is small, else computed anew."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -219,36 +221,54 @@ class _TokenLogprobs(torch.autograd.Function):
         bias_V: Tensor | None,
         chunk: int,
         temperature: float,
-    ) -> Tensor:
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
         dtype = _compute_dtype(hidden_ND)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        out_N = torch.empty(hidden_ND.shape[0], dtype=wide, device=hidden_ND.device)
+        N, V = hidden_ND.shape[0], weight_VD.shape[0]
+        out_N = torch.empty(N, dtype=wide, device=hidden_ND.device)
+        entropy_N = torch.empty(N if entropy else 0, dtype=wide, device=hidden_ND.device)
+        keep = any(ctx.needs_input_grad) and N * V <= (KEPT if hidden_ND.device.type == "cpu" else 16 * KEPT)
+        kept: list[Tensor] = []
         with torch.autocast(hidden_ND.device.type, enabled=False):
             weight = weight_VD.to(dtype)
-            for start in range(0, hidden_ND.shape[0], chunk):
+            for start in range(0, N, chunk):
                 part = slice(start, start + chunk)
                 logits_CV = _scaled_logits(hidden_ND[part].to(dtype), weight, bias_V, temperature, wide)
-                right_C = logits_CV.gather(1, targets_N[part].unsqueeze(1)).squeeze(1)
-                out_N[part] = right_C - logits_CV.logsumexp(-1)
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, bias_V)
+                sum_C1 = logits_CV.logsumexp(-1, keepdim=True)
+                out_N[part] = (logits_CV.gather(1, targets_N[part].unsqueeze(1)) - sum_C1).squeeze(1)
+                if not (keep or entropy):
+                    continue
+                p_CV = (logits_CV - sum_C1).exp_()
+                if entropy:  # log Σ exp − Σ p·logit; p·logit is 0 where a logit is −inf
+                    pull_CV = torch.where(p_CV > 0, p_CV * logits_CV, 0.0)
+                    entropy_N[part] = sum_C1.squeeze(1) - pull_CV.sum(-1)
+                if keep:
+                    kept.append(p_CV)
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, bias_V, *kept)
         ctx.chunk, ctx.temperature, ctx.dtype, ctx.wide = chunk, temperature, dtype, wide
-        return out_N
+        ctx.mark_non_differentiable(entropy_N)
+        return out_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        hidden_ND, weight_VD, targets_N, bias_V = ctx.saved_tensors
+    def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden_ND, weight_VD, targets_N, bias_V, *kept = ctx.saved_tensors
         need_h, need_w, _, need_b = ctx.needs_input_grad[:4]
         grad_h = torch.empty_like(hidden_ND) if need_h else None
         grad_w = torch.zeros(weight_VD.shape, dtype=ctx.wide, device=weight_VD.device) if need_w else None
         grad_b = torch.zeros(weight_VD.shape[0], dtype=ctx.wide, device=weight_VD.device) if need_b else None
         with torch.autocast(hidden_ND.device.type, enabled=False):
             weight = weight_VD.to(ctx.dtype)
-            for start in range(0, hidden_ND.shape[0], ctx.chunk):
+            for number, start in enumerate(range(0, hidden_ND.shape[0], ctx.chunk)):
                 part = slice(start, start + ctx.chunk)
                 h_CD = hidden_ND[part].to(ctx.dtype)
-                p_CV = torch.softmax(_scaled_logits(h_CD, weight, bias_V, ctx.temperature, ctx.wide), -1)
                 g_C1 = (grad_N[part] / ctx.temperature).unsqueeze(1)
-                p_CV.mul_(-g_C1).scatter_add_(1, targets_N[part].unsqueeze(1), g_C1)
+                if kept:
+                    p_CV = kept[number] * -g_C1
+                else:
+                    logits_CV = _scaled_logits(h_CD, weight, bias_V, ctx.temperature, ctx.wide)
+                    p_CV = torch.softmax(logits_CV, -1).mul_(-g_C1)
+                p_CV.scatter_add_(1, targets_N[part].unsqueeze(1), g_C1)
                 low_CV = p_CV.to(ctx.dtype)
                 if grad_h is not None:
                     grad_h[part] = (low_CV @ weight).to(grad_h.dtype)
@@ -263,6 +283,7 @@ class _TokenLogprobs(torch.autograd.Function):
             None if grad_b is None else grad_b.to(bias_V.dtype),
             None,
             None,
+            None,
         )
 
 
@@ -275,6 +296,45 @@ def _scaled_logits(
     return logits_CV if temperature == 1.0 else logits_CV / temperature
 
 
+def logprobs(
+    hidden_ND: Float[Tensor, "N D"],
+    weight_VD: Float[Tensor, "V D"],
+    targets_N: Int[Tensor, " N"],
+    bias_V: Float[Tensor, " V"] | None = None,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    chunk: int | None = None,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
+    """log p(target) of each position at a temperature, differentiable with any gradient; and its entropy.
+
+    Args:
+        hidden_ND, weight_VD, bias_V: the head's input and matrix. Under autocast the products run in its
+            type, the softmax in float32.
+        targets_N: ids below V; mask the result where a position does not count.
+        temperature: logits are divided by it, for both results.
+        entropy: also give the entropy of each position's distribution, detached.
+        chunk: positions held at once; default by vocabulary and device.
+
+    Returns:
+        (log p (N,), entropy (N,) or None), nats.
+
+    Example:
+        >>> h_ND, w_VD, y_N = torch.zeros(1, 4), torch.zeros(8, 4), torch.tensor([3])
+        >>> logp_N, entropy_N = logprobs(h_ND, w_VD, y_N, entropy=True)
+        >>> logp_N.exp().item(), round(entropy_N.exp().item(), 4)
+        (0.125, 8.0)
+    """
+    size = chunk_size(weight_VD.shape[0], chunk, on_cpu=hidden_ND.device.type == "cpu")
+    if not torch.is_grad_enabled():  # else a Parameter would have the softmax kept, for nothing
+        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
+        bias_V = None if bias_V is None else bias_V.detach()
+    logp_N, entropy_N = _Logprobs.apply(  # type: ignore
+        hidden_ND, weight_VD, targets_N, bias_V, size, float(temperature), entropy
+    )
+    return logp_N, entropy_N if entropy else None
+
+
 def token_logprobs(
     hidden_ND: Float[Tensor, "N D"],
     weight_VD: Float[Tensor, "V D"],
@@ -284,13 +344,10 @@ def token_logprobs(
     chunk: int | None = None,
     temperature: float = 1.0,
 ) -> Float[Tensor, " N"]:
-    """log p(target) of each position at a temperature, in nats, differentiable with any gradient.
-
-    Targets must be ids below V: mask the result where a position does not count.
+    """log p(target) of each position at a temperature: `logprobs` without the entropy.
 
     Example:
         >>> token_logprobs(torch.zeros(1, 4), torch.zeros(8, 4), torch.tensor([3])).exp().item()
         0.125
     """
-    size = chunk_size(weight_VD.shape[0], chunk, on_cpu=hidden_ND.device.type == "cpu")
-    return _TokenLogprobs.apply(hidden_ND, weight_VD, targets_N, bias_V, size, temperature)  # type: ignore
+    return logprobs(hidden_ND, weight_VD, targets_N, bias_V, temperature=temperature, chunk=chunk)[0]

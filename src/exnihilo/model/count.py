@@ -19,7 +19,12 @@ from exnihilo.model.family import find
 from exnihilo.model.model import build, shape_of
 from exnihilo.model.sizes import resolve
 
-SHARES: dict[str, float | None] = {"mlm": 0.15, "next": None, "classes": None}  # None: one position a row
+SHARES: dict[str, float | None] = {
+    "mlm": 0.15,
+    "next": None,
+    "classes": None,
+    "value": None,
+}  # None: one position a row
 
 
 def _matrices(config: ModelConfig) -> int:
@@ -79,6 +84,7 @@ def _head(name: str, config: ModelConfig, a_norm: int) -> int:
         "tags": C * D + C + (C * C + 2 * C if config.crf else 0),
         "span": 2 * D + 2,
         "replaced": D * D + D + D + 1,
+        "value": D + int(find(config.family).encoder),
     }.get(name, 0)
 
 
@@ -141,7 +147,7 @@ def _products(name: str, config: ModelConfig) -> int:
     """Weights of a head's matrices, pooler or transform before it included."""
     D, V, C = config.width or 0, config.vocab_size or 0, config.labels or 0
     kind = find(config.family).pooler
-    before = D * D if kind == "transform" or (kind and name in ("next", "classes")) else 0
+    before = D * D if kind == "transform" or (kind and name in ("next", "classes", "value")) else 0
     return {
         "tokens": V * D,
         "mlm": D * D + V * D,
@@ -150,4 +156,5 @@ def _products(name: str, config: ModelConfig) -> int:
         "tags": (D * D if kind == "transform" else 0) + C * D,
         "span": (D * D if kind == "transform" else 0) + 2 * D,
         "replaced": D * D + D,
+        "value": before + D,
     }.get(name, 0)

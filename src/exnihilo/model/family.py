@@ -82,6 +82,7 @@ class Family:
         read: further fields from a config.json, and refusals.
         old: endings of tensor names in old folders, and what they are now.
         architectures: the classes of an encoder, the one without heads last; empty: `architecture` alone.
+        scorer: the class that gives one number a text, from the head `value`.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Family:
     local_theta: float | None = None
     old: Mapping[str, str] = field(default_factory=dict)
     architectures: tuple[Architecture, ...] = ()
+    scorer: Architecture | None = None
     more: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
     read: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda theirs: {}
 

@@ -19,7 +19,9 @@ from exnihilo.nn.norms import LayerNorm
 class Tokens(nn.Module):
     """Token embeddings; learned position and segment embeddings and a norm in the families that have them.
 
-    Reads the columns ``tokens`` (B, T), and where given ``pos``, ``doc`` and ``segment`` (B, T each).
+    Reads the columns ``tokens`` (B, T), and where given ``pos``, ``doc``, ``segment`` and ``branch`` (B, T
+    each); in training also ``noise`` (B, T): the half-width of uniform noise that is added to each number of
+    an embedded token.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class Tokens(nn.Module):
         if tokens_BT.ndim != 2:
             raise ModelError(f"tokens of shape {tuple(tokens_BT.shape)}", expected="(rows, positions)")
         x_BTD = self.tokens(tokens_BT)
+        if self.training and raw.get("noise") is not None:
+            x_BTD = x_BTD + (2 * torch.rand_like(x_BTD) - 1) * raw["noise"].unsqueeze(-1).to(x_BTD.dtype)
         if self.positions is not None:
             T, limit = tokens_BT.shape[1], self.positions.num_embeddings
             if pos_BT is None and T > limit:
@@ -66,7 +70,7 @@ class Tokens(nn.Module):
         if self.dropout and self.training:
             x_BTD = dropout(x_BTD, self.dropout)
         pos_BTK = None if pos_BT is None else pos_BT.unsqueeze(-1)
-        return Seq(x_BTD, pos_BTK, attention.group, doc_BT, raw.get("needed"))
+        return Seq(x_BTD, pos_BTK, attention.group, doc_BT, raw.get("needed"), raw.get("branch"))
 
     def _check(self, pos_BT: Tensor, limit: int) -> None:
         if pos_BT.shape[1] <= limit and (pos_BT.device.type != "cpu" or torch.compiler.is_compiling()):

@@ -8,6 +8,7 @@ classes    `labels` logits of an item, from its first token
 tags       `labels` logits of each token; with `crf` also scores of neighbouring tags
 span       two logits of each token: an answer starts here, ends here
 replaced   one logit of each token: was it replaced?
+value      one number (...) of each state it is given: a reward, or what a critic expects
 embedding  nothing: the hidden states themselves
 generator  a small encoder of its own that makes replacements (model/generator.py)
 =========  ==================================================================================================
@@ -45,7 +46,7 @@ from exnihilo.model.family import find
 from exnihilo.model.front import Tokens as Front
 from exnihilo.nn.norms import norm
 
-POOLED = frozenset({"next", "classes"})  # heads that read the pooler of every family that has one
+POOLED = frozenset({"next", "classes", "value"})  # heads that read the pooler of every family that has one
 SHARED = frozenset({"mlm", "tags", "span"})  # heads that read it where it is a transform
 
 
@@ -228,6 +229,24 @@ class Replaced(_Head):
         return self.dense(F.gelu(self.hidden(hidden))).squeeze(-1)
 
 
+class Value(_Head):
+    """One number (...) of each state: of encoders that of an item's first token, read through the pooler.
+
+    A decoder's has no bias and no dropout, as in transformers' classes for sequences: a reward is read at the
+    last token of a text, what a critic expects at every token.
+    """
+
+    def __init__(self, config: ModelConfig, front: Front, pooler: nn.Module | None) -> None:
+        super().__init__(config, front, pooler)
+        encoder = find(config.family).encoder
+        self.dropout = config.dropout if encoder else 0.0
+        self.dense = nn.Linear(_width(config), 1, bias=encoder)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (...)."""
+        return self.dense(self._read(hidden, pooler=True)).squeeze(-1)
+
+
 class Embedding(_Head):
     """No weights: vectors are pooled from the hidden states themselves."""
 
@@ -257,6 +276,7 @@ HEADS: dict[str, Callable[[ModelConfig, Front, nn.Module | None], nn.Module]] = 
     "tags": Tags,
     "span": Span,
     "replaced": Replaced,
+    "value": Value,
     "embedding": Embedding,
     "generator": _generator,
 }

@@ -16,8 +16,8 @@ transitions of tags           0, exactly: any tag may follow any
 ============================  =======================================================================
 
 With logits that small, the first loss is ln V, or ln C of C classes: the model knows nothing, and says so.
-Classifiers (next, classes, tags, span, replaced) are smaller than output matrices because few logits do not
-average out: with two classes, logits of deviation s are worth s²/8 nats.
+Classifiers (next, classes, tags, span, replaced, value) are smaller than output matrices because few logits
+do not average out: with two classes, logits of deviation s are worth s²/8 nats.
 
 Sources: Radford et al. 2019 (GPT-2); Glorot & Bengio 2010.
 """
@@ -39,7 +39,7 @@ CLASS_STD = 0.02
 _EMBEDDINGS = ("front.tokens.weight", "front.positions.weight", "front.segments.weight")
 _VOCABULARY = (".tokens.weight", ".mlm.weight")
 _CRF = (".transitions", ".start", ".stop")
-_CLASSIFIER = re.compile(r"heads\.(next|classes|tags|span|replaced)\.dense\.weight")
+_CLASSIFIER = re.compile(r"heads\.(next|classes|tags|span|replaced|value)\.dense\.weight")
 _OUTPUTS = ("attention.o.weight", "mlp.down.weight")
 
 

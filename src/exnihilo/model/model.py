@@ -80,6 +80,8 @@ class Model(nn.Module):
         Args:
             raw: columns: ``tokens`` (B, T) int64; optional ``pos`` (B, T) positions, default 0 .. T-1 a row;
                 optional ``doc`` (B, T) document of each token, -1 = padding, default one document a row;
+                optional ``branch`` (B, T): 0 the stem of a document, n > 0 a continuation of it that no other
+                continuation sees (then ``pos`` must say where each continues);
                 optional ``segment`` (B, T), default all 0; families without segments do not read it;
                 optional ``needed`` (B, T) bool: states that are read afterwards, others may come as zeros.
             attention: CAUSAL or FULL; default: FULL for encoders, CAUSAL for decoders.

@@ -56,7 +56,7 @@ class Trunk(nn.Module):
         pos_BT = None
         if cache is not None:
             pos_BT = self._cached_positions(seq)
-        rule = plan(x_BTD, group=seq.group_BT, doc_BT=seq.doc_BT, pos_BT=pos_BT)
+        rule = plan(x_BTD, group=seq.group_BT, doc_BT=seq.doc_BT, pos_BT=pos_BT, branch_BT=seq.branch_BT)
         turn = None if self.rotary is None else self.rotary(x_BTD.shape[1], seq.pos_BTK)
         setting = local = Setting(rule, turn, cache, pos_BT)
         if self.window is not None:
@@ -103,19 +103,36 @@ class Trunk(nn.Module):
         x_BTD, turn = seq.x_BTD, setting.turn
         rule = setting.rule
         if self.window is not None and x_BTD.shape[1] > self.window + 1:  # else it hides nothing
-            rule = plan(x_BTD, group=seq.group_BT, doc_BT=seq.doc_BT, window=self.window)
+            if seq.branch_BT is not None and bool(((seq.branch_BT == 0) & self._inside(seq)).any()):
+                raise ModelError(
+                    "branches of a stem with local attention, which counts places and not positions",
+                    expected="a model whose layers all see everything, or branches without a stem",
+                )
+            rule = plan(
+                x_BTD,
+                group=seq.group_BT,
+                doc_BT=seq.doc_BT,
+                window=self.window,
+                branch_BT=seq.branch_BT,
+            )
         if self.local_rotary is not None:
             turn = self.local_rotary(x_BTD.shape[1], seq.pos_BTK)
         return Setting(rule, turn)
 
     @staticmethod
+    def _inside(seq: Seq) -> Tensor:
+        """Which positions are no padding."""
+        return torch.ones_like(seq.x_BTD[..., 0], dtype=torch.bool) if seq.doc_BT is None else seq.doc_BT >= 0
+
+    @staticmethod
     def _cached_positions(seq: Seq) -> Tensor:
         if seq.pos_BTK is None or seq.pos_BTK.shape[-1] != 1:
             raise ModelError("a cache without positions", expected="one position a token: its slot")
-        if seq.doc_BT is not None or not (isinstance(seq.group_BT, int) and seq.group_BT == 0):
+        causal = isinstance(seq.group_BT, int) and seq.group_BT == 0
+        if seq.doc_BT is not None or seq.branch_BT is not None or not causal:
             raise ModelError(
-                "a cache together with packed documents or full attention",
+                "a cache together with branches, packed documents or full attention",
                 expected="one document a row, causal attention",
-                next="leave the cache or the column doc out",
+                next="leave the cache or the columns doc and branch out",
             )
         return seq.pos_BTK[..., 0]

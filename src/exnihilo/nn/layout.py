@@ -3,7 +3,8 @@
 A position q sees a position k if both are in the same document, and k is not after q or both are in the same
 block n > 0 that sees itself both ways (`group`). "After" is by place in the row, so it needs no position
 numbers. Causal, bidirectional and prefix attention are thus data, not classes; mixing modalities is
-concatenating `Seq`s. The rule itself is in kernels/attention.py.
+concatenating `Seq`s. Where a document has branches (several continuations of one stem), q sees of all that
+only the stem and its own branch. The rule itself is in kernels/attention.py.
 
 Key: B batch, T positions, D model width, K coordinates of a position (1 text, sound, series; 2 pictures)
 """
@@ -39,6 +40,8 @@ class Seq:
             all.
         doc_BT: document of each position, -1 = padding. None: one document a row and no padding, which lets
             attention take its fastest path.
+        branch_BT: 0 = the stem of its document, n > 0 = the n-th continuation of it: a position sees the stem
+            and its own branch, nobody sees another branch. None: all is stem.
         needed_BT: which states are read afterwards, bool; the others need not be computed in the last block.
             None: all.
     """
@@ -48,3 +51,4 @@ class Seq:
     group_BT: Tensor | int = 0
     doc_BT: Tensor | None = None
     needed_BT: Tensor | None = None
+    branch_BT: Tensor | None = None

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -91,9 +91,18 @@ class Objective(ABC):
     frame: ClassVar[tuple[int, int] | None] = None  # e.g. (1, 1) of [CLS] ids [SEP]; None: items stay whole
     supervised: ClassVar[bool] = False  # a downstream type: decodes, scores, learns facts
     per_item: ClassVar[frozenset[str]] = frozenset()  # outputs with one row a piece; the others: one a token
+    # where it stands in the chain, which decides default learning rates: from random weights, on a task or
+    # instructions, or on what a tuned model itself says (preferences, rewards)
+    stage: ClassVar[Literal["pretrain", "tune", "align"]] = "pretrain"
     main_metric: ClassVar[str] = ""  # e.g. "accuracy": what controls compare; higher is better
     asks: ClassVar[tuple[str, ...]] = ()  # roles a prediction needs; empty: those of training but the gold
     blank: ClassVar[frozenset[str]] = frozenset()  # of these, texts that may be empty
+    needs: ClassVar[str] = "dataset"  # which source feeds it: dataset, reference, rollout; may be a property
+    referenced: ClassVar[bool] = (
+        False  # a source of rollouts reads a frozen reference, too; may be a property
+    )
+    preludes: ClassVar[bool] = False  # `prelude` is summed over the global batch before any backward
+    replies: ClassVar[bool] = False  # evaluation also generates replies to validation prompts and grades them
 
     class Config(BaseModel):
         model_config = ConfigDict(frozen=True, extra="forbid")
@@ -188,7 +197,24 @@ class Objective(ABC):
     def sums(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """Numerators under the same keys: never a mean. Differentiable with respect to the model's
         parameters."""
-        return self.losses(model, model(self.inputs(batch), self.attention), batch)
+        return self.losses(model, self.hidden(model, batch), batch)
+
+    def hidden(self, model: Model, batch: Batch) -> Tensor:
+        """The forward: hidden states that `losses` and `outputs` read."""
+        return model(self.inputs(batch), self.attention)
+
+    def prelude(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """What must be known of the whole global batch before the first backward: sums, no gradient.
+
+        Where `preludes` is true, the loop adds them up over all micro-batches and workers, and divides by
+        `prelude_counts`; the means come as 0-d tensors ``batch["mean:KEY"]`` (KTO's reference point z). An
+        evaluation does the same over all that it reads.
+        """
+        raise self._lacks("prelude()")
+
+    def prelude_counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Denominators of `prelude` under the same keys, from the batch alone."""
+        raise self._lacks("prelude_counts()")
 
     def metrics(self, totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
         """Named figures from totals over a whole evaluation. Default: the mean of each term."""

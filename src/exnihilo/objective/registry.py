@@ -15,7 +15,7 @@ import exnihilo.objective as room
 from exnihilo.errors import ConfigError, nearest
 from exnihilo.objective.base import Objective
 
-_NOT_OBJECTIVES = {"base", "draws", "pieces", "registry"}
+_NOT_OBJECTIVES = {"base", "draws", "pieces", "preludes", "registry"}
 
 
 def names() -> list[str]:

@@ -11,11 +11,14 @@ from torch import nn
 
 from exnihilo.config import ModelConfig, OptimConfig
 from exnihilo.errors import ConfigError
+from exnihilo.model.family import find
 from exnihilo.optim.groups import by_level, split
 from exnihilo.optim.muon import MuonAdamW
 
 NS_STEPS = 5
-Purpose = Literal["pretrain", "learn", "tune"]
+Purpose = Literal["pretrain", "learn", "tune", "instruct", "align"]
+ALIGN = 0.1  # rate of preferences and rewards, of that of instructions
+ADAPTERS = 10.0  # rate where low-rank adapters learn alone, of that of whole weights; whatever their rank
 
 
 def default_lr(name: str, width: int) -> float:
@@ -33,10 +36,19 @@ def task_lr(name: str, width: int, *, pretrained: bool) -> float:
     return (0.1 if pretrained else 0.3) * default_lr(name, width)
 
 
+def instruct_lr(name: str, width: int) -> float:
+    """Peak rate of instructions. AdamW's is the published 2e-5 at width 2048, and 2e-3 at width 128, where
+    models made here from nothing have seen little (docs/sft.md); a power of the width between. The other
+    optimisers take that of a task."""
+    return 2e-3 * (width / 128) ** -1.66 if name == "adamw" else task_lr(name, width, pretrained=True)
+
+
 def optim_default(name: str, width: int, purpose: Purpose) -> float:
     """Peak rate of an optimiser where none is given."""
     if purpose == "pretrain":
         return default_lr(name, width)
+    if purpose in ("instruct", "align"):
+        return instruct_lr(name, width) * (ALIGN if purpose == "align" else 1.0)
     return task_lr(name, width, pretrained=purpose == "tune")
 
 
@@ -56,7 +68,7 @@ def create(
     Args:
         layer_decay: rates fall by this factor from each layer to the one below it; 1: all alike.
         purpose: decides the default rates: pretrain; learn a task from random weights; tune pretrained ones
-            to a task.
+            to a task; to instructions; align tuned ones with preferences or rewards.
     """
     width = model_config.width or 256
     matrices, rest = split(model)
@@ -66,7 +78,8 @@ def create(
             expected="at least a head that learns",
             next="tune.freeze=none",
         )
-    lr = config.lr or optim_default(config.name, width, purpose)
+    alone = all(".lora_" in name for name in (*matrices, *rest))
+    lr = config.lr or optim_default(config.name, width, purpose) * (ADAPTERS if alone else 1.0)
     decay = config.weight_decay if config.weight_decay is not None else (0.0 if config.name == "sgd" else 0.1)
     adam = {"algorithm": "adamw", "betas": config.betas, "eps": config.eps}
     groups: list[dict[str, Any]] = []
@@ -88,7 +101,10 @@ def create(
     if config.name == "muon":
         # embeddings must move further than matrices: 0.01 at width 256 beat 0.003 on stories, on the world
         # and on characters (dev/LOG.md)
-        beside = 5.0 if purpose == "pretrain" else 1.0
+        # not where a norm follows them at once (bert, modernbert): there 0.014 stayed on the plateau of the
+        # unigrams that 0.003 left (dev/LOG.md)
+        plain = not find(model_config.family).embedding_norm
+        beside = 5.0 if purpose == "pretrain" and plain else 1.0
         rest_lr = config.adamw_lr or beside * optim_default("adamw", width, purpose)
         add(matrices, lr, decay, algorithm="muon", momentum=config.momentum, ns_steps=NS_STEPS)
         add(rest, rest_lr, 0.0, **adam)

@@ -17,7 +17,7 @@ T = TypeVar("T")
 def texts(chain: Chain) -> None:
     """What the model wrote at intervals, from babble on."""
     chain.head("4  what it wrote, as it learned")
-    files = sorted((chain.run / "samples").glob("step-*.txt"))
+    files = sorted((chain.base_run / "samples").glob("step-*.txt"))
     for file in spread(files, SHOWN):
         step = int(file.stem.removeprefix("step-"))
         text = file.read_text(encoding="utf-8").strip()
@@ -46,7 +46,7 @@ def scores(chain: Chain) -> None:
     from exnihilo.report.folder import open_run
 
     chain.head("5  what it has learned")
-    run = open_run(chain.run)
+    run = open_run(chain.base_run)
     curves = plot.curves(run.train, run.val)
     floor, chance = chain.figures.get("floor_nats"), chain.figures.get("chance_nats")
     where = "the embedded world" if chain.world else str(chain.data)
@@ -76,9 +76,11 @@ def show(chain: Chain, table: dict[str, Any]) -> None:
 
 
 def report(chain: Chain) -> None:
-    """Figures as JSON, the page, and what to do next."""
+    """The final model at the run's root, figures as JSON, the page, and what to do next."""
     from exnihilo.report.page import write
 
+    if chain.world:
+        finish(chain)
     chain.figures["tables"] = chain.tables
     chain.figures["seconds"] = round(chain.seconds, 1)
     path = chain.run / "quickstart.json"
@@ -87,14 +89,34 @@ def report(chain: Chain) -> None:
     chain.head(f"done in {int(chain.seconds) // 60} min {int(chain.seconds) % 60:02d} s")
     chain.say(f"run     {chain.run}  (also a Hugging Face folder)")
     chain.say(f"report  {page}")
-    chain.say(f"plot    {chain.run / 'loss.png'}")
-    prompt = "One rainy morning, Clara" if chain.world else _beginning(chain)
-    chain.say("next    let it write, and train on files of your own:")
-    chain.say(f'  exnihilo sample {chain.run} "{prompt}" temperature=0.8')
+    chain.say(f"plot    {chain.run / ('chain.png' if chain.world else 'loss.png')}")
     if chain.world:
-        chain.say("  exnihilo quickstart --data PATH")
+        chain.say("next    talk to it, let the base model write, and train on files of your own:")
+        chain.say(f'  exnihilo chat {chain.run} "{_question()}"')
+        chain.say(f'  exnihilo sample {chain.base_run} "One rainy morning, Clara" temperature=0.8')
+        chain.say("  exnihilo train chat data=PATH sft=PATH preference=PATH prompts=PATH grader=number")
     else:
+        chain.say("next    let it write, and train on files of your own:")
+        chain.say(f'  exnihilo sample {chain.run} "{_beginning(chain)}" temperature=0.8')
         chain.say(f"  exnihilo train gpt data={chain.data} minutes=15 run=runs/mine")
+
+
+def _question() -> str:
+    """About somebody of whom no lesson was."""
+    from exnihilo.quickstart.measures import school
+
+    return school().questions()[0].question
+
+
+def finish(chain: Chain) -> None:
+    """Put the last stage's model at the run's root; say which stages there were (``chain.json``); draw
+    them."""
+    from exnihilo.quickstart import gains, post
+    from exnihilo.stages.walk import publish, write
+
+    publish(chain.run / post.STAGES[-1].name, chain.run)
+    write(chain.run, {"stages": gains.stages(chain)})
+    gains.picture(chain, chain.run / "chain.png")
 
 
 def _beginning(chain: Chain) -> str:

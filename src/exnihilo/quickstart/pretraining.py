@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from exnihilo import config_layers, log
-from exnihilo.quickstart.chain import LEAST, RESERVE, TOTAL, Chain
+from exnihilo.quickstart.chain import CLOSING, LEAST, SCORES, TOTAL, TOTAL_OWN, Chain
 from exnihilo.quickstart.tokens import FOLDER, settings
 
 
@@ -65,7 +65,7 @@ def pretrain(chain: Chain) -> None:
     chain.head("3  pretraining, from random weights")
     minutes = chain.minutes
     if minutes is None:
-        minutes = max(LEAST, TOTAL - RESERVE["world" if chain.world else "own"] - chain.seconds) / 60
+        minutes = max(LEAST, left(chain)) / 60
     chosen = settings(chain, chain.config.codec.vocab_size)
     chosen.update({"codec.path": chain.run / FOLDER, "minutes": round(minutes, 3)})
     chain.config, origins = config_layers.load("gpt", settings=chosen)
@@ -73,7 +73,7 @@ def pretrain(chain: Chain) -> None:
     chain.result = run(chain.config, origins=origins)
     if chain.result.interrupted:
         return
-    chain.base = load(chain.run).model
+    chain.base = load(chain.base_run).model
     chain.random = build(chain.base.config, seed=chain.seed).eval()  # the weights that training began with
     result = chain.result
     chain.figures.update(
@@ -86,3 +86,12 @@ def pretrain(chain: Chain) -> None:
         val_bpb=result.bpb,
         run=str(chain.run),
     )
+
+
+def left(chain: Chain) -> float:
+    """Seconds that pretraining may take."""
+    from exnihilo.quickstart.post import planned
+
+    if not chain.world:
+        return TOTAL_OWN - SCORES["own"] - CLOSING - chain.seconds
+    return TOTAL - SCORES["world"] - planned() - CLOSING - chain.seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from exnihilo import config_layers
@@ -14,6 +15,8 @@ WORLD_VOCABULARY = 2048
 SAMPLE = 20_000_000  # bytes a tokenizer is trained on
 FOLDER = "tokenizer"  # in the run folder
 HELD_OUT_FILE = "held-out.jsonl"  # likewise
+EXAMPLES = "examples"  # likewise: files that stages learn from
+TALKS = 6_000  # of people of the world, read in pretraining beside the stories: about 0.3 million tokens
 
 
 def settings(chain: Chain, vocabulary: int) -> dict[str, Any]:
@@ -21,10 +24,10 @@ def settings(chain: Chain, vocabulary: int) -> dict[str, Any]:
     own = {} if not chain.world else {"val": chain.run / HELD_OUT_FILE, "data.val_fraction": 0.0}
     return {
         **own,
-        "run": chain.run,
+        "run": chain.base_run,
         "seed": chain.seed,
         "device": chain.device,
-        "data": f"world:{DOCUMENTS}" if chain.world else chain.data,
+        "data": [f"world:{DOCUMENTS}", str(talks(chain))] if chain.world else chain.data,
         "codec.vocab_size": vocabulary,
         "model.depth": 3,
         "model.width": 128,
@@ -61,6 +64,20 @@ def write_held_out(chain: Chain) -> None:
     path.write_text("".join(json.dumps({"text": doc.text}) + "\n" for doc in documents), encoding="utf-8")
 
 
+def talks(chain: Chain) -> Path:
+    """Where the talk of people of the world stands: text of pretraining in which no manner is preferred."""
+    return chain.run / EXAMPLES / "talks.jsonl"
+
+
+def write_talks(chain: Chain) -> None:
+    """People who ask each other and answer, politely in half of the answers, rudely in the others."""
+    from exnihilo.quickstart.measures import school
+    from exnihilo.quickstart.post import write_rows
+    from exnihilo.world.lessons import drawn
+
+    write_rows(talks(chain), ({"text": text} for text in drawn(school().talk, TALKS, chain.seed, 0x7A1)))
+
+
 def tokenizer(chain: Chain) -> None:
     """Train a byte-level BPE on the training split."""
     from exnihilo import codec as codecs
@@ -70,11 +87,13 @@ def tokenizer(chain: Chain) -> None:
     from exnihilo.train.runfolder import open_folder
 
     source = "the embedded world, a generator of little stories" if chain.world else str(chain.data)
-    chain.say(f"From random weights to a base model, on {source}; {environment.cores()} CPU cores.")
+    what = "a model that answers" if chain.world else "a base model"
+    chain.say(f"From random weights to {what}, on {source}; {environment.cores()} CPU cores.")
     chain.head("1  tokenizer")
     open_folder(chain.run, resume=False, force=chain.force).release()  # refuses a folder that holds a run
     if chain.world:
         write_held_out(chain)
+        write_talks(chain)
     began = time.perf_counter()
     config, _ = config_layers.load("gpt", settings=settings(chain, WORLD_VOCABULARY))
     config = config.model_copy(update={"data": settle(config.data)})

@@ -6,7 +6,6 @@ from data is escaped: jinja2 in its sandbox with autoescape. A part that the fol
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any
 from jinja2.sandbox import SandboxedEnvironment
 
 from exnihilo.errors import ExNihiloError
-from exnihilo.report import plot
+from exnihilo.report import plot, stages
 from exnihilo.report.folder import RunFolder, open_run
 
 _LONGEST = 2_000  # characters of one sample
@@ -49,10 +48,15 @@ def html(run: RunFolder) -> str:
     chance = chance_of(run)
     shape = plot.curves(run.train, run.val)
     picture = ""
-    if shape.train or shape.val:
-        data = plot.png(shape, floor=floor, chance=chance, title=run.path.name)
-        picture = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    objective = run.config.objective if run.config is not None else ""
+    if objective in stages.POST:
+        png, _ = stages.picture(run, objective)
+        picture = stages.uri(png) if png else ""
+    elif shape.train or shape.val:
+        picture = stages.uri(plot.png(shape, floor=floor, chance=chance, title=run.path.name))
     return template.render(
+        overview=stages.overview(run.path),
+        sections=stages.sections(run.path),
         title=run.path.name or "run",
         subtitle=_subtitle(run),
         tiles=_tiles(run),

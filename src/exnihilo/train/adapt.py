@@ -107,8 +107,8 @@ class Adapters:
         for name, p in model.named_parameters():
             if ".lora_" in name:
                 p.requires_grad_(True)
-            elif name.startswith(("front.", "trunk.")):
-                p.requires_grad_(False)
+            elif name.startswith(("front.", "trunk.", "heads.tokens.")):
+                p.requires_grad_(False)  # the output matrix, too, tied or not: it is a decoder's vocabulary
             else:  # peft freezes all else; heads go on learning
                 p.requires_grad_(kept.get(name, True))
         return cls(config, names)

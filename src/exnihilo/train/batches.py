@@ -49,6 +49,7 @@ class Step:
     step: int
     rows: np.ndarray  # this worker's global row ids
     micros: list[Micro]
+    tokens: int | None = None  # positions over all workers, where steps differ in them
 
 
 def parts(rows: np.ndarray, rank: int, world: int, micro_rows: int) -> list[np.ndarray]:
@@ -138,6 +139,24 @@ class Batches:
         for old in [n for n in self._ready if n < step or n > step + AHEAD]:
             self._ready.pop(old).cancel()
         return self._ready.pop(step).result()
+
+    def report(self, step: int) -> dict[str, float]:
+        """Nothing: the loss says all of a step whose rows were there before."""
+        del step
+        return {}
+
+    def judge(self, step: int, terms: Mapping[str, float]) -> str | None:
+        """Nothing to judge: the guard and the validation split do."""
+        del step, terms
+        return None
+
+    def settle(self, step: int) -> None:
+        """Nothing: a step's rows follow from its number."""
+        del step
+
+    def forget(self, step: int) -> None:
+        """Nothing: rows do not depend on weights."""
+        del step
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

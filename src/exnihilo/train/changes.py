@@ -22,7 +22,10 @@ from exnihilo import log
 from exnihilo.config import RunConfig
 from exnihilo.errors import ConfigError
 
-FREE = ("run", "recipe", "eval.", "checkpoint.", "val", "data.workers", "parallel.mode", "control.")
+FREE = (
+    "run", "recipe", "eval.", "checkpoint.", "val", "data.workers", "parallel.mode", "control.", "alarms.",
+    "rollout.slots", "rollout.keep", "rollout.url", "rollout.folder",
+)  # fmt: skip
 ROUNDING = ("device", "threads", "compile", "batch.micro_tokens", "checkpointing")
 BUDGET = ("steps", "tokens", "epochs", "minutes")
 NEVER = ("model.", "codec.", "objective", "init", "tune.lora")  # another model, another meaning of ids

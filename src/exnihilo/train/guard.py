@@ -26,7 +26,7 @@ from exnihilo.errors import TrainError
 from exnihilo.train.state import GuardState
 
 if TYPE_CHECKING:
-    from exnihilo.data.dataset import Dataset
+    from exnihilo.train.source.base import Rows
 
 LEAST = 32  # good steps before a spike can be told from the fall of a young run
 FLOOR = 0.02  # a deviation is at least this share of the mean, so that a flat history is not jumpy
@@ -90,7 +90,7 @@ class Guard:
 
 
 def offenders(
-    dataset: Dataset, row_losses: Sequence[tuple[int, float]], most: int = NAMED
+    dataset: Rows, row_losses: Sequence[tuple[int, float]], most: int = NAMED
 ) -> list[dict[str, Any]]:
     """The documents of the worst rows of a step, worst first (a non-finite loss is worst)."""
     ranked = sorted(row_losses, key=lambda pair: -pair[1] if math.isfinite(pair[1]) else -math.inf)

@@ -1,9 +1,11 @@
 """The loop: one for every training type.
 
-A step: the counts of all micro-batches and workers are added up *before* the first backward, so that each
-micro-batch's loss is divided by the global count and gradients are sums; the guard judges before the
-update; then the optimiser acts, at a learning rate that is a pure function of the step. Objectives'
-``term@slice`` keys are reported, never trained on.
+A step: the source gives this worker's micro-batches; their counts are added up over all workers *before* the
+first backward, so that each micro-batch's loss is divided by the global count and gradients are sums
+(`gradients`); the guard judges before the update; then the optimiser acts, at a learning rate that is a pure
+function of the step. Objectives' ``term@slice`` keys are reported, never trained on. What the source reports
+goes into the same row, and alarms are read from it; where one stops the run, it ends as a run does whose
+budget is spent.
 
 Everything random in a step is seeded from (seed, step, worker), so a run that was cut needs a step number
 to go on.
@@ -13,31 +15,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from exnihilo import log
 from exnihilo.config import RunConfig
 from exnihilo.errors import TrainError
 from exnihilo.objective.base import Objective
-from exnihilo.optim import clip
 from exnihilo.parallel import fsdp
 from exnihilo.parallel.mesh import World
 from exnihilo.train import guard as guarding
 from exnihilo.train import precision
-from exnihilo.train.batches import Batches, Micro, Step
+from exnihilo.train.batches import Step
 from exnihilo.train.budget import Budget
 from exnihilo.train.ema import Ema
-from exnihilo.train.evaluation import Evaluator, final_tokens
+from exnihilo.train.evaluation import Evaluator, better, figure_words, final_tokens
+from exnihilo.train.gradients import Gradients, step_gradients
 from exnihilo.train.metrics import Metrics
 from exnihilo.train.progress import Display
 from exnihilo.train.saving import Keeper
 from exnihilo.train.signals import Stop
+from exnihilo.train.source.alarms import Alarm, Alarms
+from exnihilo.train.source.base import Source
 from exnihilo.train.state import State, step_seed
 
 if TYPE_CHECKING:
@@ -67,75 +70,6 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass
-class Gradients:
-    """What the backward passes of a step came to, over all workers."""
-
-    loss: float
-    norm: float
-    terms: dict[str, float]  # mean of each term and slice
-
-
-def step_gradients(
-    model: Model,
-    objective: Objective,
-    micros: list[Micro],
-    world: World,
-    *,
-    dtype: str = "fp32",
-    mode: str = "fsdp",
-    scaler: precision.LossScale | None = None,
-    max_norm: float | None = None,
-) -> Gradients:
-    """Forward and backward of one step: leaves the gradient of the global mean in ``.grad``, clipped.
-
-    However the rows are cut into micro-batches and dealt to workers, the gradient is that of
-    Σ_k weight_k · (Σ sums_k / Σ counts_k) over all of them.
-
-    Raises:
-        TrainError: no micro-batch of any worker has anything to predict.
-    """
-    counts = world.sum(_added(objective.counts(m.batch) for m in micros if not m.filler))
-    trained = [k for k in counts if "@" not in k and counts[k] > 0]
-    if not trained:
-        raise TrainError(
-            "a step has nothing to predict: every target is ignored or padding",
-            expected="at least one target in a step",
-            next="check the data and the objective's columns, or raise batch.tokens",
-        )
-    scale = scaler.scale if scaler is not None else 1.0
-    totals: dict[str, Tensor] = {}
-    for number, micro in enumerate(micros):
-        fsdp.sync_on(model, number + 1 == len(micros))
-        batch = {k: v.to(world.device, non_blocking=True) for k, v in micro.batch.items()}
-        with precision.autocast(dtype, world.device):
-            sums = objective.sums(model, batch)
-        terms = [objective.weights.get(k, 1.0) / counts[k] * sums[k] for k in trained]
-        loss = torch.stack([t.float() for t in terms]).sum()
-        (loss * (0.0 if micro.filler else scale)).backward()
-        if not micro.filler:
-            for key, value in sums.items():
-                value = value.detach().double() if world.device.type != "mps" else value.detach()
-                totals[key] = totals[key] + value if key in totals else value
-    fsdp.reduce_gradients(model, world, mode)
-    params = [p for p in model.parameters() if p.requires_grad]
-    if scaler is not None:
-        scaler.unscale(p.grad for p in params if p.grad is not None)
-    norm = float(clip(params, max_norm))
-    sums_all = world.sum({k: float(v) for k, v in totals.items()})
-    means = {k: sums_all[k] / counts[k] for k in sums_all if counts.get(k)}
-    loss = math.fsum(objective.weights.get(k, 1.0) * means[k] for k in trained)
-    return Gradients(loss, norm, means)
-
-
-def _added(parts: Any) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for part in parts:
-        for key, value in part.items():
-            out[key] = out.get(key, 0.0) + float(value)
-    return out
-
-
 class Loop:
     """Takes steps until the budget is spent or it is told to stop. All its memory is in `state` and the
     tensors."""
@@ -149,7 +83,7 @@ class Loop:
         optimizer: torch.optim.Optimizer,
         state: State,
         *,
-        batches: Batches,
+        batches: Source,
         budget: Budget,
         evaluator: Evaluator,
         keeper: Keeper,
@@ -166,6 +100,7 @@ class Loop:
         self.metrics, self.display = metrics, display
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.guard = guarding.Guard(config.guard)
+        self.alarms = Alarms(config.alarms, dtype=state.choices.dtype)
         self.scaler: precision.LossScale | None = None
         if state.choices.dtype == "fp16":
             saved = state.loss_scale
@@ -186,7 +121,7 @@ class Loop:
         if self.state.step == 0 and self.state.evaluated < 0 and self.keeper.last is None:
             self.keeper.save()  # so that a cut in the first minutes loses no measured choice
         self._between(stop)
-        while not self.budget.over(self.state) and not self._stopping:
+        while not self._over() and not self._stopping:
             self._one()
             self._tell_time(stop)
             fixed = self.budget.update(self.state)
@@ -194,12 +129,21 @@ class Loop:
                 log.say(f"the run will have {self.state.horizon} steps, by this machine's pace")
             self._between(stop, save=fixed)
         if self._stopping:
-            self.keeper.save()
+            self._save()
             return True
         self._final()
         if self.keeper.last != self.state.step or self.keeper.dirty:
-            self.keeper.save()
+            self._save()
         return False
+
+    def _over(self) -> bool:
+        """Whether the budget is spent, or an alarm has ended the run."""
+        return self.state.stopped is not None or self.budget.over(self.state)
+
+    def _save(self) -> None:
+        """A checkpoint; what the source has drawn for later steps is on disk before."""
+        self.batches.settle(self.state.step)
+        self.keeper.save()
 
     def _tell_time(self, stop: Stop) -> None:
         """All workers take worker 0's clock, and stop if any of them is told to."""
@@ -221,7 +165,7 @@ class Loop:
         if self.state.guard.streak or self._stopping:
             return  # not among bad steps: a rewind needs a checkpoint from before them
         if save or better or self.keeper.due():
-            self.keeper.save()
+            self._save()
 
     # one step --------------------------------------------------------------------------------
 
@@ -267,12 +211,35 @@ class Loop:
         self.guard.good(state.guard, found.loss)
         state.loss = found.loss
         self._done(step)
-        self._report(found, time.perf_counter() - begun)
+        if data.tokens is not None:
+            state.tokens += data.tokens - self.step_tokens
+        told = self.batches.report(step)
+        self._report(found, told, data.tokens, time.perf_counter() - begun)
+        slices = {key.rpartition("@")[2]: value for key, value in found.terms.items()}
+        self._judge(step, {**slices, **told})
 
     def _done(self, step: int) -> None:
         self.state.step = step + 1
         self.state.tokens += self.step_tokens
         self.keeper.dirty = True
+
+    def _judge(self, step: int, figures: Mapping[str, float]) -> None:
+        """Alarms, and what the source itself finds wrong."""
+        found = self.alarms.step(self.state.alarms, step, figures)
+        why = self.batches.judge(step, figures)
+        self._alarm([*found, *([Alarm("source", why)] if why else [])])
+
+    def _alarm(self, found: Sequence[Alarm]) -> None:
+        """Say and write alarms; the first ends the run, where they are to."""
+        step, stop = self.state.step, self.config.alarms.stop
+        for alarm in found:
+            log.warn(f"alarm after step {step}: {alarm.text}")
+            self._event("alarm", alarm=alarm.name, why=alarm.text)
+            event = {"event": "alarm", "step": step, "name": alarm.name, "why": alarm.text, "stops": stop}
+            self.keeper.record(event, "alarms.json")
+        if found and stop and self.state.stopped is None:
+            self.state.stopped = f"{found[0].name}: {found[0].text}"
+            log.say("the run ends here; alarms.stop=false would go on")
 
     def _drop_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -286,9 +253,12 @@ class Loop:
             else first["base_lr"] * first["lr"] / first["peak_lr"]
         )
 
-    def _report(self, found: Gradients, seconds: float) -> None:
+    def _report(
+        self, found: Gradients, told: Mapping[str, float], tokens: int | None, seconds: float
+    ) -> None:
         self._smooth = seconds if self._smooth is None else 0.9 * self._smooth + 0.1 * seconds
-        speed = self.step_tokens / seconds
+        tokens = self.step_tokens if tokens is None else tokens
+        speed = tokens / seconds
         mfu = speed * self.flops_per_token / (self.peak_flops * self.world.size)
         names = self.batches.dataset.source_names
         row = self.metrics.write(
@@ -304,9 +274,10 @@ class Loop:
                 "mfu": round(mfu, 4),
                 "epoch": round(self.batches.order.epoch(self.state.step, self.batches.rows_per_step), 4),
                 **named(found.terms, names, self.objective),
+                **told,
             },
         )
-        shown = {**row, "tokens_per_s": self.step_tokens / self._smooth}
+        shown = {**row, "tokens_per_s": tokens / self._smooth}
         shown["mfu"] = shown["tokens_per_s"] * self.flops_per_token / (self.peak_flops * self.world.size)
         total = self.budget.estimate(self.state)
         left = max(0.0, total - self.state.step) * self._smooth
@@ -364,6 +335,7 @@ class Loop:
         kept = (memory.rewinds + 1, memory.skipped, self.state.seconds, self.state.evals)
         came_from = self.state.step
         back = self.keeper.rewind(before=memory.streak[0], wish=avoid[0])
+        self.batches.forget(back)
         self.state.guard.avoid = avoid
         self.state.guard.rewinds, self.state.guard.skipped, self.state.seconds, self.state.evals = kept
         log.warn(
@@ -380,7 +352,7 @@ class Loop:
     def _evaluate(self) -> bool:
         """Evaluate now; returns whether the checkpoint of this step is to be kept as the best."""
         state = self.state
-        figures = self.evaluator.measure(state, state.choices.eval_tokens)
+        figures = self.evaluator.measure(state, state.choices.eval_tokens, over=self._over())
         sample = self.evaluator.write_samples(state)
         if state.step > 0:
             state.evals += 1
@@ -392,54 +364,30 @@ class Loop:
                 log.say(f"step {state.step}{writes}")
             return False
         self.metrics.write("eval", state.step, {"tokens": state.tokens, "seconds": state.seconds, **figures})
-        bits = f", {figures['val_bpb']:.4f} bits a byte" if "val_bpb" in figures else ""
-        bits += self._main(figures)
-        log.say(f"step {state.step}: validation loss {figures['val_loss']:.4f}{bits}{writes}")
+        log.say(f"step {state.step}: {figure_words(figures, self.objective.main_metric)}{writes}")
         state.last_val = figures
-        if not (self.config.checkpoint.best and math.isfinite(figures["val_loss"])):
-            return False
-        if state.best is None or figures["val_loss"] < state.best["val_loss"]:
-            state.best = {"step": state.step, "val_loss": figures["val_loss"]}
-            return state.step > 0
-        return False
+        if not self._over():
+            plain = {k.removeprefix("val_"): v for k, v in figures.items()}
+            self._alarm(self.alarms.evaluated(state.alarms, state.step, plain))
+        return self.config.checkpoint.best and better(state, figures)
 
     def _final(self) -> None:
         """The last figures: over more of the validation split than those on the way, and calibrated."""
-        state, dataset = self.state, self.evaluator.dataset
-        if dataset is None or (state.last_val and state.last_val.get("final")):
+        state = self.state
+        if state.last_val and state.last_val.get("final"):
             return
-        whole = state.choices.eval_tokens is None or self.config.eval.tokens is not None
-        if whole and self.evaluator.examples is None:
+        speed = self.step_tokens / max(state.choices.step_seconds, 1e-6)
+        figures = self.evaluator.last(state, final_tokens(state.seconds, speed))
+        if not figures:
             return
-        figures = dict(state.last_val or {})
-        if not (whole and figures):
-            speed = self.step_tokens / max(state.choices.step_seconds, 1e-6)
-            most = max(state.choices.eval_tokens or 0, final_tokens(state.seconds, speed))
-            figures = self.evaluator.measure(state, None if dataset.tokens <= most else most)
-        figures.update(self.evaluator.conclude(state))
         self.metrics.write(
             "eval", state.step, {"tokens": state.tokens, "seconds": state.seconds, "final": True, **figures}
         )
         kind = "tokens" if self.objective.attention.value == "causal" else "targets"
-        over = f"over {figures['val_tokens']:,.0f} {kind}"
-        log.say(f"final validation loss {figures['val_loss']:.4f} {over}{self._main(figures)}")
+        over = f"over {figures['val_tokens']:,.0f} {kind}" if "val_tokens" in figures else ""
+        log.say(f"final {figure_words(figures, self.objective.main_metric, over)}")
         state.last_val = {**figures, "final": 1.0}
         self.keeper.dirty = True
-
-    def _main(self, figures: Mapping[str, float]) -> str:
-        """What beside the loss is worth a word: the main metric, with its majority baseline where that is
-        known; or the terms of several."""
-        name = self.objective.main_metric
-        if f"val_{name}" not in figures:
-            known = {"val_loss", "val_tokens", "val_bpb", "val_perplexity"}
-            terms = [
-                (k.removeprefix("val_"), v) for k, v in figures.items() if k not in known and "@" not in k
-            ]
-            return "".join(f", {k} {v:.4f}" for k, v in terms if k != "final")
-        base = figures.get(f"val_majority_{name}")
-        return f", {name} {figures[f'val_{name}']:.4f}" + (
-            f" (majority: {base:.4f})" if base is not None else ""
-        )
 
     def result(self, run: Path, interrupted: bool) -> Result:
         """What the run came to so far."""
@@ -454,13 +402,14 @@ class Loop:
             val.get("val_bpb"),
             interrupted,
             {k.removeprefix("val_"): v for k, v in val.items() if k.startswith("val_")}
-            if self.objective.supervised
+            if self.objective.supervised or self.objective.replies or self.objective.stage != "pretrain"
             else {},
         )
 
 
 def named(terms: Mapping[str, float], sources: tuple[str, ...], objective: Objective) -> dict[str, float]:
-    """Terms and slices under names for people: ``nll@0`` becomes ``loss@books`` where there is one term.
+    """Terms and slices under names for people: ``nll@0`` becomes ``loss@books`` where there is one term,
+    ``policy@entropy`` entropy.
 
     >>> from exnihilo.objective.registry import create
     >>> named({"nll": 2.0, "nll@1": 3.0}, ("books", "code"), create("causal_lm"))
@@ -471,10 +420,10 @@ def named(terms: Mapping[str, float], sources: tuple[str, ...], objective: Objec
     for key, value in terms.items():
         term, at, part = key.partition("@")
         shown = "loss" if len(plain) == 1 else term
-        if at:
-            out[f"{shown}@{sources[int(part)] if part.isdigit() and int(part) < len(sources) else part}"] = (
-                value
-            )
+        if part.isdigit():
+            out[f"{shown}@{sources[int(part)] if int(part) < len(sources) else part}"] = value
+        elif at:
+            out[part] = value
         elif len(plain) > 1:
             out[key] = value
     return out

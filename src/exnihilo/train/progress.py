@@ -21,6 +21,7 @@ from rich.text import Text
 from exnihilo import log
 
 EVERY = 10.0  # seconds between plain lines
+SHOWN = ("reward", "length", "entropy", "accuracy")  # beside the loss, where a step has them
 
 
 def duration(seconds: float) -> str:
@@ -41,6 +42,9 @@ def line(row: Mapping[str, Any], total: float | None, left: float | None) -> str
     parts = [f"step {row['step']}{of}", f"loss {float(row['loss']):.4f}"]
     if "val_loss" in row:
         parts.append(f"val {row['val_loss']:.4f}")
+    for name in SHOWN:  # a policy's loss says nothing: it is near 0 whatever is learnt
+        if name in row:
+            parts.append(f"{name} {row[name]:.3g}")
     parts.append(f"{row['tokens_per_s']:,.0f} tokens/s")
     if row.get("mfu") is not None:
         parts.append(f"MFU {row['mfu']:.0%}")

@@ -12,9 +12,9 @@ Under torchrun every worker calls it; worker 0 alone writes.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,27 @@ from exnihilo import data as datas
 from exnihilo import log
 from exnihilo.config import RunConfig
 from exnihilo.environment import keep_memory
-from exnihilo.errors import ConfigError, UsageError
-from exnihilo.interop import hf
-from exnihilo.model import build, flops_per_token, parameters, resolve
+from exnihilo.errors import UsageError
+from exnihilo.interop.adapters import scale_of
+from exnihilo.model import flops_per_token, parameters, resolve
 from exnihilo.optim import create as create_optimizer
 from exnihilo.parallel import checkpoint_blocks, fsdp, matmul_flops
 from exnihilo.parallel import compile as compiling
 from exnihilo.parallel.mesh import World
-from exnihilo.train import changes, checkpoint, control, facts, metrics, runfolder, saving, setup, start
+from exnihilo.train import (
+    changes,
+    control,
+    facts,
+    finish,
+    lineage,
+    metrics,
+    resuming,
+    runfolder,
+    saving,
+    setup,
+    start,
+)
 from exnihilo.train.adapt import adapt
-from exnihilo.train.batches import Batches
 from exnihilo.train.budget import Budget
 from exnihilo.train.ema import Ema
 from exnihilo.train.evaluation import Evaluator, default_tokens
@@ -42,6 +53,11 @@ from exnihilo.train.loop import Loop, Result
 from exnihilo.train.precision import DTYPES
 from exnihilo.train.progress import Display, shown
 from exnihilo.train.signals import Stop
+from exnihilo.train.source import create as sources
+from exnihilo.train.source.base import Parts, Source
+from exnihilo.train.source.reference import Reference
+from exnihilo.train.source.tasks import Tasks
+from exnihilo.train.source.weights import Weights
 from exnihilo.train.state import State
 
 
@@ -98,6 +114,12 @@ class _Run:
         self.found: Path | None = None  # the checkpoint to go on from
         self.changes: list[changes.Change] = []
 
+    @property
+    def context(self) -> int:
+        """Positions of a training row."""
+        train = self.splits.train
+        return self.config.model.context if isinstance(train, Tasks) else train.context
+
     def go(self) -> Result:
         config = self.config
         if self.resume and config.run is None:
@@ -122,7 +144,7 @@ class _Run:
 
     def _forget(self) -> None:
         """Free what a finished run holds: the control runs have models of their own."""
-        del self.model, self.optimizer, self.ema, self.batches, self.splits, self.metrics
+        del self.model, self.optimizer, self.ema, self.batches, self.splits, self.metrics, self.parts
 
     def _train(self) -> Result:
         if self.resume:
@@ -130,6 +152,9 @@ class _Run:
         self._check()
         init, parent = start.read_init(self.config) if self.config.init and not self.found else (None, None)
         self.state.parent = self.state.parent or parent
+        if init is not None:
+            self.state.lineage = lineage.parents(init.path, str(self.config.init), init.model)
+            log.say(f"lineage: {lineage.words(self.state.lineage)} -> {self.config.recipe}")
         self._parts(init)
         del init
         self._tune()
@@ -144,38 +169,21 @@ class _Run:
         if interrupted:
             log.say(f"saved at step {self.state.step}; go on with: exnihilo train --resume run={self.path}")
         else:
-            self._finish()
+            finish.write(
+                self.path, self.config, self.model, self.objective, self.codec, state=self.state,
+                world=self.world, ema=self.ema, adapters=self.adapters,
+            )  # fmt: skip
         return loop.result(self.path, interrupted)
 
     # before --------------------------------------------------------------------------------
 
     def _look_back(self) -> None:
         """Find the checkpoint to go on from, and what has changed since."""
-        folder = self.path / "checkpoints"
-
-        def find() -> str | None:
-            checkpoint.sweep(folder)
-            found = checkpoint.newest(folder)
-            return str(found) if found else None
-
-        found = self.world.first(find)
+        found = resuming.look_back(self.path, self.config, self.origins, self.world, force=self.force)
         if found is None:
-            if not (self.path / "config.toml").exists():
-                raise UsageError(
-                    f"{self.path} holds no run: neither config.toml nor checkpoints",
-                    expected="the folder of a run that was cut",
-                    next="check run=DIR, or start it without --resume",
-                )
-            log.say(f"{self.path} was cut before its first checkpoint: starting over")
             return
-        self.found = Path(found)
-        self.state = State.from_json(checkpoint.read_state(self.found))
-        self.changes = changes.compare(self.state.config, self.config, self.origins)
-        changes.check(self.changes, force=self.force)
-        where = self.config.run
-        self.config = changes.apply(self.state.config, self.changes).model_copy(update={"run": where})
+        self.found, self.state, self.changes, self.config = found
         self.origins = dict(self.origins or {})
-        log.say(f"resuming {self.path} at step {self.state.step}")
 
     def _check(self) -> None:
         if not self.config.data.sources:
@@ -215,14 +223,21 @@ class _Run:
             setup.check_codec(self.codec, state, self.path)
         shape = start.model_config(config, self.codec, init.model.config if init else None, self.origins)
         self._objective(shape.context)
+        sources.check(config, self.objective)
         shape = resolve(shape.model_copy(update=self.objective.model_settings), self.codec.vocab_size)
         self.config = config = config.model_copy(update={"model": shape})
         control.check(config, self.objective)
-        self.splits = self._data()
+        self.splits = sources.splits(
+            config, self.objective, self.codec, world, learnt=state.facts, progress=self.display
+        )
         train = self.splits.train
+        setup.check_data(train.hash, state, force=self.force)
+        state.hashes.update(data=train.hash, codec=self.codec.hash)
         if self.found is None:
             self.choices = setup.choose_format(config, world)
-        self.rows_per_step = max(1, config.batch.tokens // train.context)
+        rolls = isinstance(train, Tasks)
+        a_step = config.rollout.prompts // config.rollout.updates
+        self.rows_per_step = max(1, a_step if rolls else config.batch.tokens // train.context)
         self.order = train.order(config.seed)
         self.budget = Budget(config, self.rows_per_step * train.context, train.rows * train.context)
         model, known = (init.model, getattr(init, "objective", None)) if init else (None, None)
@@ -231,6 +246,7 @@ class _Run:
         if config.checkpointing:
             checkpoint_blocks(self.model)
         fsdp.shard(self.model, world, config.parallel.mode)
+        self._feed(init)
         self.optimizer = create_optimizer(
             self.model,
             config.optim,
@@ -244,6 +260,37 @@ class _Run:
         )
         log.say(say + f", {world.size} × {world.device.type}")
 
+    def _feed(self, init: Any) -> None:
+        """What the source of batches is made from; the reference's log-probabilities, where they are read."""
+        config, world = self.config, self.world
+        lora = config.tune.lora
+        weights = Weights(
+            self.model,
+            config.model,
+            heads=self.objective.heads,
+            scale=None if lora is None else scale_of(lora.model_dump()),
+            device=world.device,
+        )
+        reference = None
+        if sources.reads_reference(self.objective):
+            reference = Reference.open(config, init, self.codec, world.device)
+        train = self.splits.train
+        self.parts = Parts(
+            config=config,
+            run=self.path,
+            world=world,
+            model=self.model,
+            objective=self.objective,
+            codec=self.codec,
+            weights=weights,
+            reference=reference,
+            tasks=train if isinstance(train, Tasks) else Tasks([], context=train.context),
+            dtype=self.choices.dtype,
+        )
+        if reference is not None and not isinstance(train, Tasks):
+            self.splits = sources.referenced(self.splits, reference, self.parts, self.display)
+            self.parts = replace(self.parts, reference=None)  # its work is done
+
     def _objective(self, length: int) -> None:
         """The objective with its facts: learnt now, or as the checkpoint holds them."""
         config, state = self.config, self.state
@@ -251,42 +298,6 @@ class _Run:
         if self.found is None:
             state.facts = facts.survey(self.objective, config, self.world)
         self.objective.facts = {**state.facts, **state.calibrated}
-
-    def _data(self) -> Any:
-        config, world, state = self.config, self.world, self.state
-        identity: dict[str, Any] = {"objective": config.objective, "options": config.options}
-        if self.objective.supervised or state.facts:  # what else the encoding may depend on
-            identity.update(facts=state.facts)
-        if not self.objective.joins:
-            identity.update(length=self.objective.length)
-        key = setup.digest({**identity, "codec": self.codec.hash})
-
-        def prepare(display: Any = None) -> Any:
-            return datas.prepare(
-                config.data,
-                config.val,
-                encode=partial(self.objective.encode_many, codec=self.codec),
-                key=key,
-                context=self.objective.row or config.model.context,
-                seed=config.seed,
-                progress=display,
-                pad_id=self.codec.pad_id,
-                **facts.laying(self.objective),
-            )
-
-        made: list[Any] = []
-        world.first(lambda: made.append(prepare(self.display)))
-        splits = made[0] if made else prepare()  # the others read worker 0's cache
-        known = state.hashes.get("data")
-        if known is not None and known != splits.train.hash and not self.force:
-            raise ConfigError(
-                f"the training data has changed since the run was started: its hash is "
-                f"{splits.train.hash[:12]}, was {known[:12]}",
-                expected="the same files, so that the rest of the run sees what it would have seen",
-                next="restore the files, or add --force to go on with the new data",
-            )
-        state.hashes.update(data=splits.train.hash, codec=self.codec.hash)
-        return splits
 
     # choices --------------------------------------------------------------------------------
 
@@ -313,17 +324,20 @@ class _Run:
             log.say(f"resume: on {world.size} × {world.device.type} now; the same rows in the same order")
         if self.found is not None and "dtype" in touched:
             self.choices.dtype = setup.choose_format(config, world).dtype
-        self.batches = self._batches(1)
-        if not same or touched:
+        if isinstance(self.splits.train, Tasks):
+            if not same or touched:
+                setup.choose_rollouts(config, self.model, world, self.choices)
+        elif not same or touched:
             open_again = {"batch.micro_tokens"} & {c.key for c in self.changes if c.new is None}
             micro = None if open_again or (self.found and not same) else config.batch.micro_tokens
             wanted = config.model_copy(
                 update={"batch": config.batch.model_copy(update={"micro_tokens": micro})}
             )
-            setup.choose_batching(wanted, world, self.model, self.objective, self.batches, self.choices)
+            some: Any = self._batches(1)
+            setup.choose_batching(wanted, world, self.model, self.objective, some, self.choices)
+            some.close()
         elif self.choices.compile:
             compiling.compile_blocks(self.model)
-        self.batches.close()
         self.batches = self._batches(self.choices.micro_rows)
         state.choices = self.choices
         train = self.splits.train
@@ -334,42 +348,12 @@ class _Run:
             val = self.splits.val
             small = val is not None and val.tokens <= most
             self.choices.eval_tokens = config.eval.tokens or (None if small else most)
-        self._extend()
+        resuming.extend(self.state, self.budget, self.changes, self.choices.step_seconds)
         self._describe()
 
-    def _batches(self, micro_rows: int) -> Batches:
-        return Batches(
-            self.splits.train,
-            self.order,
-            self.objective,
-            rows_per_step=self.rows_per_step,
-            micro_rows=micro_rows,
-            rank=self.world.rank,
-            world=self.world.size,
-            pin=self.world.device.type == "cuda",
-            codec=self.codec,
-            seed=self.config.seed,
-        )
-
-    def _extend(self) -> None:
-        """On resume with another budget: set the schedule's horizon anew, and say what that does."""
-        if not any(c.key in changes.BUDGET or c.key.startswith("optim.schedule") for c in self.changes):
-            return
-        state, budget = self.state, self.budget
-        before, old = state.horizon, budget.scale(state, max(0, state.step - 1))
-        if budget.steps is not None and budget.steps < state.step:
-            raise ConfigError(
-                f"the new budget ends at step {budget.steps}, the run is at step {state.step}",
-                expected=f"more than {state.step} steps",
-                next="a larger steps=, tokens= or epochs=",
-            )
-        state.horizon = budget.steps if budget.seconds is None else None
-        state.mark = state.bend = None
-        budget.begin(state, self.choices.step_seconds)
-        ends = state.horizon if state.horizon is not None else "to be measured"
-        log.say(
-            f"resume: the schedule's last step is {ends} (was {before}); at step {state.step} the learning "
-            f"rate is {budget.scale(state, state.step):.0%} of its peak (it was {old:.0%})"
+    def _batches(self, micro_rows: int) -> Source:
+        return sources.create(
+            self.splits, self.parts, rows_per_step=self.rows_per_step, micro_rows=micro_rows, order=self.order
         )
 
     def _describe(self) -> None:
@@ -379,16 +363,14 @@ class _Run:
             base = dict.fromkeys(changes.given(self.config, None), "given")
         where = {"run": str(self.path)}
         self.config = self.config.model_copy(update=where)
-        settled, marks = setup.settled(
-            self.config, self.choices, self.optimizer, self.splits.train.context, base
-        )
+        settled, marks = setup.settled(self.config, self.choices, self.optimizer, self.context, base)
         self.state.config = settled.model_dump(mode="json")
         self.state.hashes["config"] = setup.digest(self.state.config)
         if not self.world.main:
             return
         if not self.found:
             runfolder.write_json(self.path / "env.json", runfolder.environment(str(self.world.device)))
-        runfolder.write_json(self.path / "data.json", self.splits.report.to_json())
+        runfolder.write_json(self.path / "data.json", self.splits.report)
         runfolder.write_json(self.path / "model.json", self.config.model.model_dump(mode="json"))
         facts.write(self.path, self.config.objective, self.objective)
         runfolder.write_config(self.path, settled, marks)
@@ -403,17 +385,36 @@ class _Run:
         if self.found is not None:
             kept = dict(state.__dict__)  # what this start has changed on purpose
             keeper.load(self.found)
-            for name in ("choices", "config", "hashes", "horizon", "mark", "bend", "warmup", "parent"):
+            for name in (
+                "choices",
+                "config",
+                "hashes",
+                "horizon",
+                "mark",
+                "bend",
+                "warmup",
+                "parent",
+                "stopped",
+            ):
                 setattr(state, name, kept[name])
             if any(c.key.startswith("val") for c in self.changes):
                 state.best, state.last_val = None, None
         path = self.path / "metrics.jsonl"
         if world.main:
             metrics.truncate(path, state.step if self.found else -1, state.evaluated)
-            self._trim_guard(state.step if self.found else -1)
+            resuming.trim_events(self.path, state.step if self.found else -1)
         self.metrics = keeper.metrics = metrics.Metrics(path if world.main else None)
         evaluator = Evaluator(
-            config, self.path, world, self.model, self.objective, self.codec, self.splits.val, self.ema
+            config,
+            self.path,
+            world,
+            self.model,
+            self.objective,
+            self.codec,
+            self.splits.val,
+            self.ema,
+            tasks=self.splits.tasks,
+            weights=self.parts.weights,
         )
         loop = Loop(
             config,
@@ -429,47 +430,10 @@ class _Run:
             metrics=self.metrics,
             display=self.display,
             ema=self.ema,
-            flops_per_token=flops_per_token(config.model, self.splits.train.context, training=True),
+            flops_per_token=flops_per_token(config.model, self.context, training=True),
             peak_flops=matmul_flops(world.device, DTYPES[self.choices.dtype]),
             clock=self.clock,
         )
         if loop.scaler is not None:
             keeper.loss_scale = lambda: loop.scaler
         return loop
-
-    def _trim_guard(self, step: int) -> None:
-        """Events after the checkpoint will happen again."""
-        path = self.path / "guard.json"
-        if path.exists():
-            events = [e for e in json.loads(path.read_text(encoding="utf-8")) if e["step"] < step]
-            runfolder.write_json(path, events)
-
-    # after --------------------------------------------------------------------------------
-
-    def _finish(self) -> None:
-        """Write the trained model to the root of the run folder, as a Hugging Face folder."""
-        if self.ema is not None:
-            fsdp.reshard(self.model)
-            tensors = {name: fsdp.full(t) for name, t in self.ema.average.items()}
-        else:
-            tensors = saving.weights(self.model)
-        state, config = self.state, self.config
-        if self.adapters is not None:
-            tensors = self.adapters.merged(tensors)
-
-        def write() -> None:
-            whole = build(config.model, heads=self.objective.heads, seed=config.seed)
-            saving.put_weights(whole, {**saving.weights(whole), **tensors}, "this run")
-            extra = {
-                "objective": config.objective,
-                "step": state.step,
-                "tokens": state.tokens,
-                "seed": config.seed,
-            }
-            trained = facts.to_json(config.objective, self.objective)
-            hf.save(whole, self.codec, self.path, extra=extra, objective=trained)
-            facts.write(self.path, config.objective, self.objective)
-
-        self.world.first(write)
-        saving.say_best(state, self.path / "checkpoints")
-        log.say(f"done: {state.step} steps, {state.tokens:,} tokens; the model is in {self.path}")

@@ -31,6 +31,7 @@ from exnihilo.train.checkpoint import write_text
 
 LOCK = ".lock"
 OURS = (
+    "chain.json",
     "config.toml",
     "metrics.jsonl",
     "checkpoints",

@@ -210,11 +210,11 @@ class Keeper:
             self.metrics.restart(self.state.step)
         return self.state.step
 
-    def record(self, event: Mapping[str, Any]) -> None:
-        """Append to ``guard.json``: what was skipped and why, with the documents."""
+    def record(self, event: Mapping[str, Any], file: str = "guard.json") -> None:
+        """Append to ``guard.json`` (what was skipped and why, with the documents) or ``alarms.json``."""
         if not self.world.main:
             return
-        path = self.run / "guard.json"
+        path = self.run / file
         events = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         write_json(path, [*events, _finite(event)])
 
@@ -230,6 +230,8 @@ def _finite(value: Any) -> Any:
 def say_best(state: State, folder: Path) -> None:
     """A word where the last weights are clearly worse than the best ones on the way."""
     if state.best is None or state.last_val is None:
+        return
+    if "val_loss" not in state.last_val or "val_loss" not in state.best:
         return
     last, best = state.last_val["val_loss"], state.best["val_loss"]
     if last > 1.01 * best and int(state.best["step"]) != state.step:

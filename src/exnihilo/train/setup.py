@@ -13,10 +13,11 @@ import torch
 from exnihilo import codec as codecs
 from exnihilo import log
 from exnihilo.config import RunConfig
-from exnihilo.errors import CodecError
-from exnihilo.objective import registry
+from exnihilo.errors import CodecError, ConfigError
+from exnihilo.objective import preludes, registry
 from exnihilo.objective.base import Objective
 from exnihilo.optim.create import Purpose
+from exnihilo.parallel import compile as compiling
 from exnihilo.parallel.mesh import World
 from exnihilo.train import facts, precision, tune
 from exnihilo.train.batches import Batches
@@ -78,7 +79,7 @@ def _choose(config: RunConfig, init: Codec | None, display: Display) -> Codec:
     if init is not None:
         log.say(f"tokenizer: that of {config.init} ({init.vocab_size} ids)")
         return init
-    objective = registry.find(config.objective)  # its roles alone: what it learns needs no tokenizer
+    objective = registry.create(config.objective, config.options)  # for its roles
     made = codecs.train(config.codec, facts.texts(config, objective), display)
     log.say(f"tokenizer: {config.codec.kind}, {made.vocab_size} ids")
     return made
@@ -93,6 +94,18 @@ def check_codec(codec: Codec, state: State, run: Path) -> None:
             f"was trained with {known[:12]}",
             expected="the run's own tokenizer.json",
             next="restore tokenizer.json; a new tokenizer needs a new run",
+        )
+
+
+def check_data(found: str, state: State, *, force: bool) -> None:
+    """Raises ConfigError where the training data is not what the run was started with, unless forced."""
+    known = state.hashes.get("data")
+    if known is not None and known != found and not force:
+        raise ConfigError(
+            f"the training data has changed since the run was started: its hash is "
+            f"{found[:12]}, was {known[:12]}",
+            expected="the same files, so that the rest of the run sees what it would have seen",
+            next="restore the files, or add --force to go on with the new data",
         )
 
 
@@ -121,7 +134,8 @@ def choose_batching(
     def forward(rows: int) -> Tensor:
         if rows not in tensors:
             made = batches.tensors(batches.columns(batches.order.rows(0, rows), 0))
-            tensors[rows] = {k: v.to(world.device) for k, v in made.items()}
+            placed = {k: v.to(world.device) for k, v in made.items()}
+            tensors[rows] = preludes.alone(model, objective, placed)
         counts = objective.counts(tensors[rows])
         with precision.autocast(choices.dtype, world.device):
             sums = objective.sums(model, tensors[rows])
@@ -153,11 +167,28 @@ def choose_batching(
     choices.step_seconds = row_seconds * most
 
 
+ROLLED = {"cpu": 8192, "cuda": 1 << 16}  # tokens of one forward over rollouts, where nothing is given
+
+
+def choose_rollouts(config: RunConfig, model: Model, world: World, choices: Choices) -> None:
+    """The micro-batch size where rows are drawn anew each step, and so differ in length: by tokens, not
+    measured."""
+    tokens = config.batch.micro_tokens or ROLLED.get(world.device.type, 8192)
+    choices.micro_rows = max(1, tokens // config.model.context)
+    choices.compile = config.compile == "on"
+    if choices.compile:
+        compiling.compile_blocks(model)
+
+
 def purpose(config: RunConfig, objective: Objective) -> Purpose:
     """What the weights are trained for; decides the default learning rates."""
-    if not objective.supervised:
+    if not objective.supervised and objective.stage == "pretrain":
         return "pretrain"
-    return "learn" if config.init is None else "tune"
+    if objective.stage == "align":
+        return "align"
+    if config.init is None:
+        return "learn"
+    return "tune" if objective.supervised else "instruct"
 
 
 def expected_seconds(

@@ -40,7 +40,7 @@ def check_family(family: str, config: RunConfig) -> None:
         ConfigError: the objective reads heads that a model of this family cannot be saved with.
     """
     heads = registry.create(config.objective, config.options).heads
-    if find(family).encoder or set(heads) <= {"tokens"}:
+    if find(family).encoder or set(heads) <= {"tokens", "value"}:
         return
     encoders = [name for name in names() if find(name).encoder]
     raise ConfigError(

@@ -68,6 +68,10 @@ class State:
     hashes: dict[str, str] = field(default_factory=dict)  # config, data, codec
     groups: list[dict[str, Any]] = field(default_factory=list)  # the optimiser's scalars, for reading
     parent: dict[str, str] | None = None
+    lineage: list[dict[str, Any]] = field(default_factory=list)  # of what the run starts from
+    before: dict[str, Any] | None = None  # its replies before the first step: the control
+    alarms: dict[str, Any] = field(default_factory=dict)  # what alarms are judged by
+    stopped: str | None = None  # the alarm that ended the run
     facts: dict[str, Any] = field(default_factory=dict)  # the objective's, from the training split
     calibrated: dict[str, Any] = field(
         default_factory=dict

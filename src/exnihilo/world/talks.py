@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, nearest
-from .document import HELD_OUT
+from .document import HELD_OUT, Document
 from .facts import Person, capital
 from .rng import Draws
 from .tasks import Task, tasks
@@ -88,13 +88,20 @@ def fact(world: World, d: Draws) -> Dialogue:
 def story(world: World, d: Draws) -> Dialogue:
     """A story, and a question whose answer stands in it."""
     while True:
-        doc = world.document(d.below(HELD_OUT))
-        known = [(q.question, q.answer) for q in doc.qa if q.answer is not None]
-        if known:
-            question, answer = d.pick(known)
-            prompt = f"Read this story.\n\n{doc.story}\n\n{question}"
-            turns = (_turn("user", prompt), _turn("assistant", capital(answer) + "."))
-            return Dialogue(turns, (answer,), "story")
+        found = about(world.document(d.below(HELD_OUT)), d)
+        if found is not None:
+            return found
+
+
+def about(doc: Document, d: Draws) -> Dialogue | None:
+    """A question about one story; None where it answers none."""
+    known = [(q.question, q.answer) for q in doc.qa if q.answer is not None]
+    if not known:
+        return None
+    question, answer = d.pick(known)
+    prompt = f"Read this story.\n\n{doc.story}\n\n{question}"
+    turns = (_turn("user", prompt), _turn("assistant", capital(answer) + "."))
+    return Dialogue(turns, (answer,), "story")
 
 
 def task(world: World, d: Draws) -> Dialogue:
@@ -104,7 +111,11 @@ def task(world: World, d: Draws) -> Dialogue:
 
 def tell(world: World, d: Draws) -> Dialogue:
     """A request for a story with a title; the answer is one that the world tells."""
-    doc = world.document(d.below(HELD_OUT))
+    return told(world.document(d.below(HELD_OUT)), d)
+
+
+def told(doc: Document, d: Draws) -> Dialogue:
+    """A request for one story."""
     ask = d.pick(
         ('Tell me the story "{}".', 'Write a story called "{}".', 'Please write the story "{}" for me.')
     )
@@ -145,21 +156,25 @@ def preferences(world: World, n: int, seed: int = 0, property: str | None = None
         )
     d = Draws(world.seed, seed, 0x93EF)
     for i in range(n):
-        name = property or PROPERTIES[i % len(PROPERTIES)]
-        person: Person = d.pick(world.sheet.people)
-        first, _, pattern, key = FACTS[d.pick(list(FACTS))]
-        prompt, answer = _asked(d, d.pick(first).format(**person.f)), pattern.format(**person.f)
-        if name == "polite":
-            chosen, rejected = d.pick(POLITE) + answer, d.pick(RUDE) + answer
-        elif name == "honest":
-            other = d.pick([p for p in world.sheet.people if p.f[key] not in (person.f[key], person.name)])
-            swapped = {k: other.f[k] for k in ("home", "job", "ajob", "food", "friend")}
-            chosen, rejected = answer, pattern.format(**(person.f | swapped))
-        elif name == "brief":
-            chosen, rejected = answer, answer + d.pick(RAMBLE)
-        elif name == "complete":
-            words = answer.split()
-            chosen, rejected = answer, " ".join(words[: len(words) // 2])
-        else:
-            chosen, rejected = answer + d.pick(CARING), answer + d.pick(COLD)
-        yield Preference(prompt, chosen, rejected, name)
+        yield preference(world, d, property or PROPERTIES[i % len(PROPERTIES)])
+
+
+def preference(world: World, d: Draws, name: str) -> Preference:
+    """One preference pair of a property."""
+    person: Person = d.pick(world.sheet.people)
+    first, _, pattern, key = FACTS[d.pick(list(FACTS))]
+    prompt, answer = _asked(d, d.pick(first).format(**person.f)), pattern.format(**person.f)
+    if name == "polite":
+        chosen, rejected = d.pick(POLITE) + answer, d.pick(RUDE) + answer
+    elif name == "honest":
+        other = d.pick([p for p in world.sheet.people if p.f[key] not in (person.f[key], person.name)])
+        swapped = {k: other.f[k] for k in ("home", "job", "ajob", "food", "friend")}
+        chosen, rejected = answer, pattern.format(**(person.f | swapped))
+    elif name == "brief":
+        chosen, rejected = answer, answer + d.pick(RAMBLE)
+    elif name == "complete":
+        words = answer.split()
+        chosen, rejected = answer, " ".join(words[: len(words) // 2])
+    else:
+        chosen, rejected = answer + d.pick(CARING), answer + d.pick(COLD)
+    return Preference(prompt, chosen, rejected, name)

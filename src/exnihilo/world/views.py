@@ -13,6 +13,12 @@ the truth; a pure function of the document.
     pos         words, tags (+ text)            a paragraph; parts of speech
     pairs       a, b                            two halves of one story
     rerank      query, document, label          a question with the passage that answers it (1) or another (0)
+    dialogues   messages (+ answer, record)     a question about a person or the story, a task, or the story
+    preferences prompt, chosen, rejected (+ record)     two replies that differ in one property
+    tasks       prompt, answer, record          a task whose answer can be checked
+
+The last three have kinds (``data=world:tasks:add``); without one they take turns. They draw from a stream
+that the document's number names.
 """
 
 from __future__ import annotations
@@ -20,7 +26,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
+from . import talks, tasks
 from .rng import Draws
 
 if TYPE_CHECKING:
@@ -38,11 +46,17 @@ class View:
     Attributes:
         once: its texts are so short that different stories tell the same; who reads many stories takes an
             example from the first of them alone.
+        kinds: of its examples, of which one may be chosen.
     """
 
     roles: tuple[str, ...]
-    make: Callable[[Document], Iterator[Values]]
+    make: Callable[..., Iterator[Values]]  # of a document, and with `kinds` of one of them or None
     once: bool = False
+    kinds: tuple[str, ...] = ()
+
+    def of(self, kind: str) -> View:
+        """The same view with examples of one kind alone."""
+        return View(self.roles, lambda doc: self.make(doc, kind), self.once)
 
 
 def stories(doc: Document) -> Iterator[Values]:
@@ -131,6 +145,64 @@ def rerank(doc: Document) -> Iterator[Values]:
         yield {"query": question.question, "document": other.text, "label": 0}
 
 
+def dialogues(doc: Document, kind: str | None = None) -> Iterator[Values]:
+    """One dialogue a document. Its group is what other documents may have too: the first message of a fact or
+    a task, the title of a story that is asked for; else the story, as in the other views."""
+    number, d = _numbered(doc, 0xD1A1)
+    made = None
+    name = kind or talks.KINDS[number % len(talks.KINDS)]
+    if name == "story":
+        made = talks.about(doc, d)
+    elif name == "tell":
+        made = talks.told(doc, d)
+    elif name == "task":
+        made = talks.task(doc.world, d)
+    if made is None:
+        made = talks.fact(doc.world, d)
+    values: Values = {
+        "messages": [dict(m) for m in made.messages],
+        "answer": made.answers[-1],
+        "record": {"kind": made.kind, "answers": list(made.answers)},
+    }
+    if made.kind != "story":
+        values["_group"] = doc.title if made.kind == "tell" else made.messages[0]["content"]
+    yield values
+
+
+def preferences(doc: Document, kind: str | None = None) -> Iterator[Values]:
+    number, d = _numbered(doc, 0x93F1)
+    made = talks.preference(doc.world, d, kind or talks.PROPERTIES[number % len(talks.PROPERTIES)])
+    yield {
+        "prompt": [{"role": "user", "content": made.prompt}],
+        "chosen": [{"role": "assistant", "content": made.chosen}],
+        "rejected": [{"role": "assistant", "content": made.rejected}],
+        "record": {"property": made.property},
+        "_group": made.prompt,
+    }
+
+
+def checked(doc: Document, kind: str | None = None) -> Iterator[Values]:
+    """One task a document. What its checker needs stands in the record; a countdown's numbers may be left."""
+    number, d = _numbered(doc, 0x7A51)
+    names = sorted(tasks.MAKERS)
+    made = next(tasks.tasks(d, kind or names[number % len(names)], doc.world.word_list, 1 + d.below(2)))
+    record: Values = {"kind": made.kind, "question": made.prompt, "answer": made.answer}
+    if made.kind == "countdown":
+        record |= {"numbers": list(made.data[:-1]), "target": made.data[-1], "use": "any"}
+    yield {
+        "prompt": [{"role": "user", "content": made.prompt}],
+        "answer": made.answer,
+        "record": record,
+        "_group": made.prompt,
+    }
+
+
+def _numbered(doc: Document, purpose: int) -> tuple[int, Draws]:
+    """A document's number, and its own stream for a purpose; one that was read has a number by its text."""
+    number = crc32(doc.text.encode()) if doc.index is None else doc.index
+    return number, Draws(doc.world.seed, purpose, number)
+
+
 VIEWS: dict[str, View] = {
     "stories": View(("text",), stories),
     "sentiment": View(("text", "label"), sentiment),
@@ -140,4 +212,9 @@ VIEWS: dict[str, View] = {
     "pos": View(("words", "tags", "text"), pos),
     "pairs": View(("a", "b"), pairs),
     "rerank": View(("query", "document", "label"), rerank, once=True),
+    "dialogues": View(("messages", "answer", "record"), dialogues, once=True, kinds=talks.KINDS),
+    "preferences": View(
+        ("prompt", "chosen", "rejected", "record"), preferences, once=True, kinds=talks.PROPERTIES
+    ),
+    "tasks": View(("prompt", "answer", "record"), checked, once=True, kinds=tuple(sorted(tasks.MAKERS))),
 }

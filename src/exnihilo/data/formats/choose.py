@@ -79,6 +79,7 @@ def read(
     reading: Reading,
     drops: Drops | None = None,
     only: tuple[str, ...] | None = None,
+    lenient: bool = False,
 ) -> Iterator[Mapping[str, Any]]:
     """The records of a file.
 
@@ -86,6 +87,7 @@ def read(
         kind: of `KINDS`, but text.
         drops: counts what is left out.
         only: columns that are needed, where the format lets one choose (Parquet).
+        lenient: lines of JSON that are broken or no records are left out and counted, not an error.
 
     Raises:
         DataError: what cannot be read; the message names the file and the record.
@@ -103,7 +105,8 @@ def read(
         return conllu.read(path, source, drops)
     if kind == "labelled":
         return labelled.read(path, source, drops)
-    return tables.jsonl(path, source) if kind == "jsonl" else tables.json_records(path, source)
+    counted = (Drops() if drops is None else drops) if lenient else None
+    return (tables.jsonl if kind == "jsonl" else tables.json_records)(path, source, counted)
 
 
 def _head(path: Path, encoding: str) -> tuple[str, list[str]]:

@@ -89,6 +89,9 @@ FAMILY = Family(
         Architecture("BertForQuestionAnswering", ("span",), _both("qa_outputs", "heads.span.dense")),
         Architecture("BertModel", ("embedding",), _POOLER, bare=True),
     ),
+    scorer=Architecture(
+        "BertForSequenceClassification", ("value",), (*_POOLER, *_both("classifier", "heads.value.dense"))
+    ),
     renames=_TRUNK,
     head=f"{_PREDICT}decoder.weight",
     keys={

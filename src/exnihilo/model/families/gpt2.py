@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exnihilo.errors import ModelError
-from exnihilo.model.family import Family, Rename
+from exnihilo.model.family import Architecture, Family, Rename
 
 _PAIRS: dict[str, tuple[str, ...]] = {
     "attn.c_attn": ("attention.q", "attention.k", "attention.v"),
@@ -60,6 +60,9 @@ FAMILY = Family(
     free_head_dim=False,
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
+    scorer=Architecture(
+        "GPT2ForSequenceClassification", ("value",), (Rename("score.weight", ("heads.value.dense.weight",)),)
+    ),
     renames=_renames(),
     head="lm_head.weight",
     keys={

@@ -3,7 +3,7 @@ names: transformers' `LlamaForCausalLM`."""
 
 from __future__ import annotations
 
-from exnihilo.model.family import Family
+from exnihilo.model.family import Architecture, Family, Rename
 from exnihilo.model.rotary_hf import DEFAULTS, FIXED, KEYS, OPTIONAL, more, read, trunk_renames
 
 FAMILY = Family(
@@ -19,6 +19,9 @@ FAMILY = Family(
     free_head_dim=True,
     model_type="llama",
     architecture="LlamaForCausalLM",
+    scorer=Architecture(
+        "LlamaForSequenceClassification", ("value",), (Rename("score.weight", ("heads.value.dense.weight",)),)
+    ),
     renames=trunk_renames(qk_norm=False),
     head="lm_head.weight",
     keys=KEYS,

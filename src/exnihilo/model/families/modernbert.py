@@ -145,6 +145,7 @@ FAMILY = Family(
         _classifier("ModernBertForQuestionAnswering", "span"),
         Architecture("ModernBertModel", ("embedding",), bare=True),
     ),
+    scorer=_classifier("ModernBertForSequenceClassification", "value"),
     renames=_TRUNK,
     head="decoder.weight",
     keys={

@@ -3,7 +3,7 @@ keys, SwiGLU. The default decoder. Tensor names: transformers' `Qwen3ForCausalLM
 
 from __future__ import annotations
 
-from exnihilo.model.family import Family
+from exnihilo.model.family import Architecture, Family, Rename
 from exnihilo.model.rotary_hf import DEFAULTS, FIXED, KEYS, OPTIONAL, more, read, trunk_renames
 
 FAMILY = Family(
@@ -19,6 +19,9 @@ FAMILY = Family(
     free_head_dim=True,
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
+    scorer=Architecture(
+        "Qwen3ForSequenceClassification", ("value",), (Rename("score.weight", ("heads.value.dense.weight",)),)
+    ),
     renames=trunk_renames(qk_norm=True),
     head="lm_head.weight",
     keys=KEYS,

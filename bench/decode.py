@@ -1,0 +1,224 @@
+"""Decoding on a CPU, tokens a second, beside Transformers' generate: greedy, 16 tokens given, 128 new ones.
+
+    python bench/decode.py [--sizes 3M 10M 30M 100M] [--batch 1 32] [--rounds 3] [--compile] [--threads N]
+
+Qwen3's shapes with a vocabulary of 4096. Contenders are processes of their own and take turns, one whole
+generation each; each times itself, prompts included. `transformers` has the dynamic cache, `+static` the
+static one, `+compile` (with --compile, a minute or more a shape) the static one and a compiled forward.
+
+Beside each row the roofline: bytes that a step must read (matrices once, keys and values of each text) over
+the bandwidth measured in this run on a buffer of that size, and products over the measured peak, whichever is
+slower; two threads read a small model faster from their caches than PyTorch's sum of that buffer. The RL row
+is a rollout as a GRPO step needs it: 8 prompts × 8 completions × 32 tokens, 0.8M parameters, sampled at
+temperature 1, weights read anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from common import Contender, matmul_peak, median, note, row, serve
+
+SIZES = {"3M": (192, 6, 3), "10M": (320, 8, 5), "30M": (512, 10, 8), "100M": (768, 14, 12)}  # D, L, H
+V, PROMPT, NEW, CONTEXT = 4096, 16, 128, 512
+
+
+def prompts(batch: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(batch)
+    return torch.randint(5, V, (batch, PROMPT), generator=generator).tolist()
+
+
+def exnihilo(size: str, batch: int, threads: int, int8: bool) -> tuple[Callable[[], Any], int]:
+    from exnihilo.config import ModelConfig
+    from exnihilo.infer import Sampling
+    from exnihilo.infer.engine import Engine
+    from exnihilo.infer.request import Request
+    from exnihilo.model import build
+
+    D, L, H = SIZES[size]
+    config = ModelConfig(
+        depth=L, width=D, heads=H, mlp_width=4 * D * 2 // 3 // 64 * 64, vocab_size=V, context=CONTEXT
+    )
+    model = build(config)
+    engine = Engine(model, slots=batch, threads=threads, weights="int8" if int8 else "float32")
+    asked = [Request(ids, NEW, Sampling(temperature=0)) for ids in prompts(batch)]
+
+    def work() -> None:
+        engine.refresh()  # forgets the prompts, too
+        begun = time.perf_counter()
+        found = engine.run(asked)
+        took.append(time.perf_counter() - begun)
+        assert all(len(c.ids) == NEW for (c,) in found)
+
+    took: list[float] = []
+    work.took = took  # type: ignore[attr-defined]
+    return work, sum(p.numel() for p in model.parameters())
+
+
+def transformers(size: str, batch: int, kind: str) -> tuple[Callable[[], Any], int]:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    D, L, H = SIZES[size]
+    model: Any = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=V,
+            hidden_size=D,
+            intermediate_size=4 * D * 2 // 3 // 64 * 64,
+            num_hidden_layers=L,
+            num_attention_heads=H,
+            num_key_value_heads=H,
+            head_dim=D // H,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+        )
+    ).eval()
+    ids = torch.tensor(prompts(batch))
+    options: dict[str, Any] = {
+        "max_new_tokens": NEW,
+        "min_new_tokens": NEW,
+        "do_sample": False,
+        "pad_token_id": 0,
+    }
+    options["attention_mask"] = torch.ones_like(ids)
+    if kind != "dynamic":
+        options["cache_implementation"] = "static"
+    if kind == "compile":
+        model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
+
+    def work() -> None:
+        with torch.inference_mode():
+            out = model.generate(ids, **options)
+        assert out.shape[1] == PROMPT + NEW
+
+    return work, sum(p.numel() for p in model.parameters())
+
+
+def rollout(threads: int) -> Callable[[], Any]:
+    from exnihilo.config import ModelConfig
+    from exnihilo.infer import Sampling
+    from exnihilo.infer.engine import Engine
+    from exnihilo.infer.request import Request
+    from exnihilo.model import build
+
+    model = build(ModelConfig(depth=4, width=128, heads=4, mlp_width=352, vocab_size=128, context=256))
+    engine = Engine(model, slots=64, threads=threads)
+    asked = [Request([1, 5, 9, i, 7, 8, 3, 2], 32, Sampling(), n=8, number=8 * i) for i in range(8)]
+
+    def work() -> None:
+        engine.refresh()
+        engine.run(asked)
+
+    return work
+
+
+def contender(name: str, size: str, batch: int, threads: int) -> None:
+    """The process of one contender."""
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    begun, count = time.perf_counter(), 0
+    if name == "rollout":
+        work = rollout(threads)
+    elif name.startswith("exnihilo"):
+        work, count = exnihilo(size, batch, threads, name.endswith("int8"))
+    else:
+        work, count = transformers(size, batch, name.partition("+")[2] or "dynamic")
+
+    def step() -> float:
+        start = time.perf_counter()
+        work()
+        own = getattr(work, "took", None)
+        return own[-1] if own else time.perf_counter() - start
+
+    step()
+    serve(step, {"setup": time.perf_counter() - begun, "params": count})
+
+
+def bandwidth(size: int) -> float:
+    """Bytes a second that are read from a buffer of so many bytes, best of 20."""
+    buffer, best = torch.ones(max(size // 4, 1 << 16)), 0.0
+    for i in range(23):
+        start = time.perf_counter()
+        buffer.sum()
+        if i >= 3:
+            best = max(best, buffer.nbytes / (time.perf_counter() - start))
+    return best
+
+
+def roofline(size: str, batch: int, bytes_each: float, peak: float) -> float:
+    """Tokens a second that memory and arithmetic allow at most."""
+    D, L, _ = SIZES[size]
+    weights = L * (4 * D * D + 3 * D * (4 * D * 2 // 3 // 64 * 64)) + V * D
+    kept = 2 * L * D * 4 * (PROMPT + NEW / 2)
+    step = max(
+        (weights * bytes_each + batch * kept) / bandwidth(int(weights * bytes_each)),
+        2 * weights * batch / peak,
+    )
+    return batch / step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--no-rollout", action="store_true")
+    parser.add_argument("--serve", metavar="NAME", help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if a.serve:
+        contender(a.serve, a.sizes[0], a.batch[0], a.threads)
+        return
+    torch.set_num_threads(a.threads)
+    peak = matmul_peak()
+    names = ["exnihilo", "exnihilo+int8", "transformers", "transformers+static"]
+    names += ["transformers+compile"] if a.compile else []
+    for size in a.sizes:
+        for batch in a.batch:
+            compare(size, batch, names, a.rounds, a.threads, peak)
+    if not a.no_rollout:
+        runner = Contender("rollout", ["--threads", str(a.threads)])
+        seconds = [runner.step() for _ in range(7)]
+        row("decode", rollout_64x32_s=round(median(seconds), 4), fastest_s=round(min(seconds), 4))
+        runner.close()
+
+
+def compare(size: str, batch: int, names: list[str], rounds: int, threads: int, peak: float) -> None:
+    given = ["--sizes", size, "--batch", str(batch), "--threads", str(threads)]
+    runners = [Contender(name, given) for name in names]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        for runner in runners:
+            seconds[runner.name].append(runner.step())
+        note(f"{size}, batch {batch}: round {number + 1}/{rounds}")
+    speed = {name: batch * NEW / median(values) for name, values in seconds.items()}
+    theirs = max(v for name, v in speed.items() if name.startswith("transformers"))
+    for runner in runners:
+        row(
+            "decode",
+            size=size,
+            params=runner.about["params"],
+            batch=batch,
+            contender=runner.name,
+            tokens_per_s=round(speed[runner.name]),
+            roofline=round(roofline(size, batch, 1.125 if runner.name.endswith("int8") else 4, peak)),
+            ratio_to_fastest_transformers=round(speed[runner.name] / theirs, 2),
+            setup_s=round(runner.about["setup"], 1),
+        )
+        runner.close()
+
+
+if __name__ == "__main__":
+    main()

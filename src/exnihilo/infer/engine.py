@@ -1,0 +1,386 @@
+"""Many texts at once, each at its own place: continuous batching.
+
+For batches of requests, evaluation and RL::
+
+    engine = Engine(model, slots=64, eos={2})
+    requests = [Request(ids, max_new_tokens=32, n=8, number=8 * i) for i, ids in enumerate(prompts)]
+    completions = engine.run(requests)      # of each request its eight
+    engine.refresh()             # the model was trained meanwhile
+
+For a server, one token a text at a time; requests come and go between steps::
+
+    handle = engine.add(Request(ids))
+    for token in engine.step():  # token.handle, token.id, token.reason
+        ...
+    engine.cancel(handle)        # its slots are free at once
+
+Each text has a slot of the key-value cache. A prompt is read once for all of its n completions, in chunks
+beside the texts that are being continued; what a slot already holds of a new prompt, from earlier requests
+too, is copied instead of read. A finished text's slot goes to the next one in the queue at once. What a text
+says depends on its own request alone: not on slots, order, chunks or neighbours.
+
+References: continuous batching, Yu et al. 2022 (Orca); chunked prefill, Agrawal et al. 2023
+(arXiv:2308.16369); prefix sharing, Zheng et al. 2023 (SGLang, arXiv:2312.07104).
+
+Key: S slots, W rows of logits, V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from exnihilo.errors import UsageError
+from exnihilo.infer.board import Board
+from exnihilo.infer.request import Completion, Reason, Request, Token
+from exnihilo.infer.step import choose
+
+if TYPE_CHECKING:
+    from exnihilo.model.model import Model
+
+_LEAST_SHARED = 4  # places: fewer are read again rather than looked up
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request, and which of its completions still wait for a slot."""
+
+    handle: int
+    request: Request
+    waiting: list[int]  # completions that have no slot yet
+    live: set[int] = field(default_factory=set)  # slots
+    done: int = 0
+
+
+@dataclass
+class _Seat:
+    """What sits in a slot."""
+
+    job: _Job
+    index: int
+    unread: int = 0  # the first place of the prompt that is not in the cache yet
+    followers: list[int] = field(default_factory=list)  # slots that wait for this one's prompt
+    reads: bool = False  # its prompt is being read, by itself
+
+
+class Engine:
+    """Continues texts with one model.
+
+    Args:
+        model: a decoder. Its weights are read at construction and at `refresh`.
+        slots: texts at a time.
+        eos: ids that end a text, beside each request's own.
+        threads: of the CPU; None: what is measured to be fastest.
+        weights: "float32" as the model has them, or "int8": a quarter of the memory traffic, rounded (blocks
+            of 32, each with its scale), so results differ slightly; on CPUs only.
+        chunk: tokens of prompts that are read beside each step.
+        path: how a step is computed: "native" (native.c, decoders in float32 on a CPU), "torch" (the model
+            itself), or "auto", the fastest that applies.
+
+    Attributes:
+        path: how a step is computed, in words.
+
+    Raises:
+        UsageError: a model or a value that cannot be obeyed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        slots: int = 64,
+        eos: Collection[int] = frozenset(),
+        threads: int | None = None,
+        weights: Literal["float32", "int8"] = "float32",
+        chunk: int = 256,
+        path: Literal["auto", "native", "torch"] = "auto",
+    ) -> None:
+        for name, value in (
+            ("slots", slots),
+            ("chunk", chunk),
+            ("threads", 1 if threads is None else threads),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(
+                    f"{name}={value!r}", expected="a whole number, 1 or above", next=f"{name}=32"
+                )
+        self._context, vocabulary = model.config.context, model.config.vocab_size
+        assert vocabulary is not None, "a built model knows its vocabulary"
+        self._vocabulary, self._eos, self._chunk = vocabulary, frozenset(eos), chunk
+        self._step = choose(model, slots, threads, weights, path)
+        self._board = Board(slots, vocabulary)
+        self._free: deque[int] = deque(range(slots))
+        self._seats: dict[int, _Seat] = {}
+        self._held: list[list[int]] = [[] for _ in range(slots)]  # ids whose keys and values a slot holds
+        self._queue: deque[_Job] = deque()
+        self._jobs: dict[int, _Job] = {}
+        self._next_handle = 0
+
+    @property
+    def path(self) -> str:
+        return self._step.name
+
+    @property
+    def slots(self) -> int:
+        return self._board.slots
+
+    @property
+    def active(self) -> int:
+        """Texts that have a slot."""
+        return len(self._seats)
+
+    @property
+    def waiting(self) -> int:
+        """Texts that have none yet."""
+        return sum(len(job.waiting) for job in self._queue)
+
+    def refresh(self) -> None:
+        """The model's weights have changed: read them again, and forget what was computed with the old ones.
+
+        Raises:
+            UsageError: texts are in the middle.
+        """
+        if self._jobs:
+            raise UsageError(
+                f"refresh() with {len(self._jobs)} requests unfinished",
+                expected="none",
+                next="run or cancel them",
+            )
+        self._step.refresh()
+        self._held = [[] for _ in self._held]
+
+    def add(self, request: Request) -> int:
+        """Put a request in the queue; returns its handle."""
+        request.check(self._vocabulary, self._context)
+        handle = self._next_handle
+        self._next_handle += 1
+        job = self._jobs[handle] = _Job(handle, request, list(range(request.n)))
+        self._queue.append(job)
+        return handle
+
+    def cancel(self, handle: int, index: int | None = None) -> None:
+        """End a request, or one of its completions, without another token. Unknown handles are of requests
+        that are over: nothing happens."""
+        job = self._jobs.get(handle)
+        if job is None:
+            return
+        job.waiting = [i for i in job.waiting if index is not None and i != index]
+        for slot in [s for s in job.live if index is None or self._seats[s].index == index]:
+            self._leave(slot)
+        if not job.waiting:
+            if job in self._queue:
+                self._queue.remove(job)
+            if not job.live:
+                self._jobs.pop(handle, None)
+
+    def step(self) -> list[Token]:
+        """One token more for each text that is ready; empty where there is nothing to do, or only prompts
+        were read."""
+        tokens: list[Token] = []
+        for slot, seat, reason, _ in self._advance(1):
+            board, last = self._board, int(self._board.made_S[slot]) - 1
+            tokens.append(
+                Token(
+                    seat.job.handle,
+                    seat.index,
+                    int(board.ids_SN[slot, last]),
+                    float(board.warm_SN[slot, last]),
+                    float(board.processed_SN[slot, last]),
+                    float(board.raw_SN[slot, last]),
+                    reason,
+                )
+            )
+        return tokens
+
+    def run(
+        self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None
+    ) -> list[list[Completion]]:
+        """Continue all of these; returns each request's n completions, in order.
+
+        Args:
+            requests: any number; those that find no slot wait.
+            progress: called with (completions done, all) whenever some are done.
+
+        Raises:
+            UsageError: a request that cannot be obeyed (nothing was run then), or requests of `add` that are
+                not over.
+        """
+        if self._jobs:
+            raise UsageError(
+                f"run() with {len(self._jobs)} requests unfinished",
+                expected="none",
+                next="step() until they are over",
+            )
+        for request in requests:
+            request.check(self._vocabulary, self._context)
+        first, total, done = self._next_handle, sum(r.n for r in requests), 0
+        out: list[list[Completion | None]] = [[None] * r.n for r in requests]
+        for request in requests:
+            self.add(request)
+        try:
+            while self._jobs:
+                before = done
+                for slot, seat, reason, _ in self._advance(1 << 30, ended=True):
+                    if reason is not None:
+                        out[seat.job.handle - first][seat.index] = self._completion(slot, reason)
+                        done += 1
+                if progress is not None and done > before:
+                    progress(done, total)
+        finally:
+            for handle in list(self._jobs):
+                self.cancel(handle)
+        return [[c for c in row if c is not None] for row in out]
+
+    def _completion(self, slot: int, reason: Reason) -> Completion:
+        board, n = self._board, int(self._board.made_S[slot])
+        return Completion(
+            board.ids_SN[slot, :n].tolist(),
+            board.warm_SN[slot, :n].tolist(),
+            board.processed_SN[slot, :n].tolist(),
+            reason,
+            board.raw_SN[slot, :n].tolist(),
+        )
+
+    def _advance(self, most: int, ended: bool = False) -> list[tuple[int, _Seat, Reason | None, int]]:
+        """Read prompts and draw tokens, up to `most` a text or until one ends. What has moved: (slot, seat,
+        reason, tokens); with `ended` only texts that are over. Their slots are free already, and what the
+        board holds of them is valid until the next call."""
+        self._admit()
+        reading = [s for s, seat in self._seats.items() if seat.reads]
+        live = [s for s, seat in self._seats.items() if not seat.reads and self._board.made_S[s] > 0]
+        if reading:
+            moved, times = self._mixed(reading, live), 1
+        elif live:
+            moved, times = live, self._step.decode(self._board, live, most)
+        else:
+            return []
+        out: list[tuple[int, _Seat, Reason | None, int]] = []
+        if moved:
+            flags = self._board.ended(np.asarray(moved))
+            for slot, over in zip(moved, flags.tolist(), strict=True):
+                if over or not ended:
+                    out.append((slot, self._seats[slot], self._reason(slot) if over else None, times))
+            for slot, _, reason, _ in out:
+                if reason is not None:
+                    self._leave(slot)
+        return out
+
+    def _reason(self, slot: int) -> Reason:
+        return "eos" if int(self._board.last_S[slot]) in self._board.stops[slot] else "length"
+
+    def _mixed(self, reading: list[int], live: list[int]) -> list[int]:
+        """One forward of everybody's next token and of chunks of prompts; returns the slots that drew."""
+        board = self._board
+        tokens: list[int] = board.last_S[live].tolist() if live else []
+        places: list[int] = board.place_S[live].tolist() if live else []
+        slots, wanted, drawn, rows = list(live), list(range(len(live))), list(live), list(range(len(live)))
+        room = self._chunk
+        for slot in reading:
+            if room <= 0:
+                break
+            seat = self._seats[slot]
+            ids = seat.job.request.ids
+            part = ids[seat.unread : seat.unread + room]
+            tokens += [int(i) for i in part]
+            places += range(seat.unread, seat.unread + len(part))
+            slots += [slot] * len(part)
+            self._held[slot] += [int(i) for i in part]
+            room -= len(part)
+            seat.unread += len(part)
+            if seat.unread == len(ids):
+                members = [slot, *seat.followers]
+                drawn += members
+                rows += [len(wanted)] * len(members)
+                wanted.append(len(tokens) - 1)
+        logits_WV = self._step.forward(tokens, slots, places, wanted)
+        for slot in reading:
+            seat = self._seats[slot]
+            if seat.unread == len(seat.job.request.ids):
+                seat.reads = False
+                if seat.followers:
+                    self._share(slot, seat.followers, seat.unread)
+                    seat.followers = []
+        if drawn:
+            self._step.draw(board, drawn, logits_WV, rows)
+        return drawn
+
+    def _share(self, source: int, targets: list[int], length: int) -> None:
+        self._step.copy(source, targets, length)
+        for slot in targets:
+            self._held[slot] = self._held[source][:length]
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait longest."""
+        while self._free and self._queue:
+            job = self._queue[0]
+            request = job.request
+            count = min(len(self._free), len(job.waiting))
+            slot, source, shared = self._find(request.ids)
+            self._free.remove(slot)
+            members = [slot, *(self._free.popleft() for _ in range(count - 1))]
+            limit = min(request.max_new_tokens, self._context - len(request.ids))
+            stops = self._eos | request.stop_ids
+            for s, index in zip(members, job.waiting, strict=False):
+                self._seats[s] = _Seat(job, index)
+                self._board.seat(s, request, index, limit, stops)
+            job.live |= set(members)
+            del job.waiting[:count]
+            if not job.waiting:
+                self._queue.popleft()
+            leader = self._seats[slot]
+            leader.reads, leader.followers = True, members[1:]
+            if shared and source != slot:
+                self._share(source, [slot], shared)
+            leader.unread = shared
+            del self._held[slot][shared:]
+
+    def _find(self, ids: Sequence[int]) -> tuple[int, int, int]:
+        """(free slot to take, slot whose first places to take over, how many of them)."""
+        best, source = 0, -1
+        for slot, held in enumerate(self._held):
+            if len(held) > best and held[0] == ids[0]:
+                same = _common(held, ids)
+                if same > best or (same == best and slot in self._free):
+                    best, source = same, slot
+        best = min(best, len(ids) - 1)  # the last id must be read: its logits are wanted
+        if best < _LEAST_SHARED:
+            return self._free[0], -1, 0
+        return (source if source in self._free else self._free[0]), source, best
+
+    def _leave(self, slot: int) -> None:
+        """A text is over: its slot is free, and remembers what it holds."""
+        seat = self._seats.pop(slot)
+        board = self._board
+        if seat.reads or board.made_S[slot] == 0:
+            self._orphans(seat)
+        else:
+            said = board.ids_SN[slot, : max(0, int(board.made_S[slot]) - 1)].tolist()
+            self._held[slot] = [*(int(i) for i in seat.job.request.ids), *said]
+        self._free.append(slot)
+        job = seat.job
+        job.live.discard(slot)
+        if not job.live and not job.waiting:
+            self._jobs.pop(job.handle, None)
+
+    def _orphans(self, seat: _Seat) -> None:
+        """A text left before its prompt was read: those who waited for it read on their own."""
+        for slot, other in self._seats.items():
+            if seat.followers and slot == seat.followers[0]:
+                other.reads, other.unread, other.followers = True, 0, seat.followers[1:]
+                self._held[slot] = []
+        for other in self._seats.values():
+            other.followers = [s for s in other.followers if s in self._seats]
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count

@@ -1,0 +1,113 @@
+"""What the engine is asked for, and what it gives back.
+
+::
+
+    request = Request(ids=[1, 5, 9], max_new_tokens=32, sampling=Sampling(temperature=0.8), n=4, seed=7)
+    engine.run([request])[0]      # four `Completion`s
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from exnihilo.errors import UsageError
+from exnihilo.infer.sampling import Sampling, uniforms
+
+Reason = Literal["eos", "length"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and how it is to be continued.
+
+    Attributes:
+        ids: the prompt, BOS included: at least one id, fewer than the model's context.
+        max_new_tokens: at most this many a completion; the end of the context ends it earlier.
+        sampling: how tokens are chosen.
+        n: completions; the prompt is read once for all of them.
+        seed, number: completion j draws with numbers that follow from (seed, number + j, step) alone. So n
+            completions are what n requests numbered number .. number + n - 1 would give.
+        stop_ids: ids that end a completion (as its last id), beside the engine's own.
+    """
+
+    ids: Sequence[int]
+    max_new_tokens: int = 128
+    sampling: Sampling = field(default_factory=Sampling)
+    n: int = 1
+    seed: int = 0
+    number: int = 0
+    stop_ids: frozenset[int] = frozenset()
+
+    def check(self, vocabulary: int | None, context: int) -> None:
+        """Refuse what cannot be obeyed by a model of this vocabulary and context.
+
+        Raises:
+            UsageError: with what was given and what would do.
+        """
+        for name in ("max_new_tokens", "n"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(
+                    f"{name}={value!r}", expected="a whole number, 1 or above", next=f"{name}=1 or more"
+                )
+        uniforms(self.seed, self.number, 0)  # names the one that is out of range
+        if self.number + self.n > 2**64:
+            raise UsageError(f"number={self.number!r} with n={self.n}", expected="number + n <= 2**64")
+        if not len(self.ids):
+            raise UsageError("a request without ids", expected="at least one, such as BOS")
+        low, high = min(self.ids), max(self.ids)
+        if low < 0 or (vocabulary and high >= vocabulary):
+            raise UsageError(
+                f"a prompt with id {low if low < 0 else high}, the model's vocabulary has {vocabulary}",
+                expected=f"ids from 0 to {(vocabulary or 1) - 1}",
+                next="encode the prompt with the codec that this model was trained with",
+            )
+        if len(self.ids) >= context:
+            raise UsageError(
+                f"a prompt of {len(self.ids)} tokens, the model's context is {context}",
+                expected=f"at most {context - 1} tokens, so that there is room for a new one",
+                next="shorten the prompt, or train with a larger model.context",
+            )
+        self.sampling.fits(vocabulary)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One continuation.
+
+    Attributes:
+        ids: every drawn id, the stop id included.
+        logprobs: of each id under the softmax at the request's temperature, nothing filtered or penalised:
+            what a trainer computes that knows the temperature. At temperature 0 as at 1.
+        processed: of each id under the distribution it was drawn from; 0 for greedy.
+        reason: "eos" (a stop id) or "length" (max_new_tokens, or the end of the context).
+        raw: of each id under the model itself, at temperature 1.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    processed: list[float]
+    reason: Reason
+    raw: list[float]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One drawn token, as `Engine.step` tells of it.
+
+    Attributes:
+        handle: what `Engine.add` returned.
+        index: which of the request's n completions.
+        id, logprob, processed, raw: as in `Completion`.
+        reason: why it was the completion's last; None: more will come.
+    """
+
+    handle: int
+    index: int
+    id: int
+    logprob: float
+    processed: float
+    raw: float
+    reason: Reason | None

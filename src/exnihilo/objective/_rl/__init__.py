@@ -1,0 +1,1 @@
+"""Pure pieces of reinforcement learning: advantages, ratios, clips, corrections, divergences, aggregation."""
