@@ -72,7 +72,7 @@ def test_on_the_world(brief: None, tmp_path: Path, capsys: pytest.CaptureFixture
     for row in figures["gains"]:
         for side in ("before", "after", "control"):
             assert 0 <= row[side]["low"] <= row[side]["share"] <= row[side]["high"] <= 1
-        assert 0 < row["chance"] < 0.5
+        assert 0 < row["chance"] <= 0.5
     stages = ("base", "sft", "preference", "rlvr")
     assert set(figures["measured"]) == {"random", *stages, *(f"{name} control" for name in stages[1:])}
     for name, known in figures["stages"].items():  # equal compute: the control took as many steps
@@ -91,14 +91,14 @@ def test_the_claim_follows_from_the_intervals() -> None:
         sides = {"knows": knows, "polite": polite}
         return {name: {"share": x, "low": x - 0.05, "high": x + 0.05} for name, x in sides.items()}
 
-    base, final = found(0.6, 0.31), found(0.7, 0.95)
+    base, final = found(0.6, 0.48), found(0.7, 0.95)
     assert gains.claim({"base": base, "rlvr": final})["holds"]
     for broken in (
-        {"base": found(0.05, 0.31), "rlvr": final},  # no more than guessing
-        {"base": found(0.6, 0.45), "rlvr": final},  # it has a preference
-        {"base": found(0.6, 0.2), "rlvr": final},  # against it
-        {"base": base, "rlvr": found(0.7, 0.36)},
-        {"base": base, "rlvr": found(0.05, 0.95)},
+        {"base": found(0.01, 0.48), "rlvr": final},  # no more than guessing
+        {"base": found(0.6, 0.62), "rlvr": final},  # it has a preference
+        {"base": found(0.6, 0.3), "rlvr": final},  # against it
+        {"base": base, "rlvr": found(0.7, 0.52)},
+        {"base": base, "rlvr": found(0.01, 0.95)},
     ):
         assert not gains.claim(broken)["holds"]
 

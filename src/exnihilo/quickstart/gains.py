@@ -214,7 +214,7 @@ def _measures(axes: Any, found: Mapping[str, Any]) -> None:
     for stage in STAGES:
         value = found[f"{stage.name} control"][stage.gains]["share"]
         axes.plot(ORDER.index(stage.name), 100 * value, marker="o", markersize=9, markerfacecolor="none",
-                  color=COLOURS[stage.gains], linestyle="none",
+                  color=COLOURS.get(stage.gains, "#6b7280"), linestyle="none",
                   label="its control (dotted: chance)" if stage is STAGES[0] else None)  # fmt: skip
     axes.set_xticks(range(len(ORDER)), ORDER)
     axes.set_ylim(-3, 128)

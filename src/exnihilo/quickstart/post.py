@@ -257,7 +257,9 @@ def train(chain: Chain, stage: Stage, budget: Mapping[str, Any], control: bool =
         **budget,
     }
     if control:
-        chosen |= {"eval.every": budget["steps"], "eval.replies": 0, "alarms.enabled": False}
+        chosen |= {"eval.every": budget["steps"], "eval.replies": 0}
+        if stage.name == "rlvr":
+            chosen["alarms.enabled"] = False
         if not stage.shuffled:
             del chosen["init"]
             chosen |= {"codec.path": chain.run / stage.after, **shape(chain)}
