@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from exnihilo.errors import DataError, UsageError
 from exnihilo.eval.graders.base import SECONDS, Graded, Grader, grade_many
 from exnihilo.infer import generate
 from exnihilo.infer.interval import bootstrap
+from exnihilo.metrics.pass_at_k import pass_at_k
 
 if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
@@ -169,7 +169,7 @@ def figures(replies: Sequence[Reply], samples: int, *, seed: int = 0) -> dict[st
     """Metrics of replies, `samples` of each prompt, prompt by prompt; see `evaluate_replies`."""
     right = _rows([float(r.graded.right) for r in replies], samples)
     columns = {
-        f"pass@{k}": np.array([pass_at_k(samples, int(c), k) for c in right.sum(1)])
+        f"pass@{k}": pass_at_k(right.sum(1), samples, k)
         for k in sorted({1, samples, *(2**n for n in range(1, 20) if 2**n <= samples)})
     }
     columns["score"] = _rows([r.graded.score or 0.0 for r in replies], samples).mean(1)
@@ -192,17 +192,6 @@ def figures(replies: Sequence[Reply], samples: int, *, seed: int = 0) -> dict[st
 def errors(replies: Iterable[Reply]) -> Counter[str]:
     """Why replies have no score, the most frequent reason first in ``most_common()``."""
     return Counter(r.graded.error for r in replies if r.graded.error is not None)
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """The probability that one of k replies is right, from n of which c are.
-
-    >>> pass_at_k(4, 1, 2)
-    0.5
-    """
-    if not 0 <= c <= n or not 1 <= k <= n:
-        raise UsageError(f"n={n}, c={c}, k={k}", expected="0 <= c <= n and 1 <= k <= n")
-    return 1.0 - comb(n - c, k) / comb(n, k)
 
 
 def _rows(values: Sequence[float], samples: int) -> np.ndarray:
