@@ -426,7 +426,7 @@ def finetune(out: Path, a: argparse.Namespace) -> None:
     for name in a.tasks:
         task, table, majority = TASKS[name], {}, None
         for side in a.sides:
-            first = {rate: fine_tuned(out, name, side, 0, rate, a.steps) for rate in RATES}
+            first = {rate: fine_tuned(out, name, side, 0, rate, a.steps) for rate in a.rates}
             tried = {rate: found["metrics"][task.metric] for rate, found in first.items()}
             best = max(tried, key=lambda rate: tried[rate])
             more = [fine_tuned(out, name, side, seed, best, a.steps) for seed in range(1, a.seeds)]
@@ -481,6 +481,7 @@ def main() -> None:
         "--sides", nargs="+", choices=["without", "with", "peer"], default=["without", "with"]
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="finetune: tried with seed 0")
     parser.add_argument("--steps", type=int, default=0, help="finetune: instead of epochs, for a short look")
     a = parser.parse_args()
     if not (data_folder() / BOOKS).exists():

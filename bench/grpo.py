@@ -10,6 +10,7 @@ update, and what each side writes (this one keeps all rollouts on disk). Each si
 the first two steps are not counted.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse

@@ -14,6 +14,7 @@ in its default computes it in each step. Gradient checkpointing, on by default t
 slow it down. Each side is a process of its own, they take turns step by step; the first two are not counted.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse

@@ -15,6 +15,7 @@ Each side is a process of its own, they take turns step by step. Speed: tokens o
 (padding does not count) over seconds, the first two steps left out. Validation loss: of the weights that both
 sides saved after the last step, by one loop over each conversation alone, in Transformers."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse

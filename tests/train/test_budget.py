@@ -117,6 +117,26 @@ def test_a_slower_machine_still_cools_down(schedule: str) -> None:
     assert min(down) >= -1e-9 and max(down) < 0.05
 
 
+@pytest.mark.parametrize("schedule", ["wsd", "cosine", "linear"])
+def test_a_machine_that_was_busy_for_a_while_uses_all_its_minutes(schedule: str) -> None:
+    """Five times slower from step 500 to 600 only: the horizon comes nearer, then moves back."""
+    budget = Budget(config(schedule, minutes=2), 1)
+    state = State(choices=Choices(step_seconds=0.1))
+    budget.begin(state, 0.1)
+    rates, horizons = [], []
+    while not budget.over(state):
+        rates.append(budget.scale(state, state.step))
+        state.step += 1
+        state.seconds += 0.5 if 500 <= state.step < 600 else 0.1
+        if budget.update(state):
+            horizons.append(state.horizon)
+    assert 0.9 * 120 <= state.seconds <= 120.5 and state.step == state.horizon > 700
+    assert any(a < b for a, b in zip(horizons, horizons[1:], strict=False))
+    assert rates[-1] < 0.06
+    down = [a - b for a, b in zip(rates[400:], rates[401:], strict=False)]
+    assert min(down) >= -1e-9 and max(down) < 0.05
+
+
 def test_a_machine_that_stops_is_cut_by_the_clock() -> None:
     budget = Budget(config(minutes=1), 1)
     state = State(choices=Choices(step_seconds=0.1))

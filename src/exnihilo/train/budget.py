@@ -8,9 +8,10 @@ learning rate stays a pure function of (step, horizon):
 - cosine and linear take an estimate after the first `TIMED` steps;
 - constant needs none.
 
-A machine that becomes slower after that would end the run in the middle of its cool-down. So the pace is
-looked at again and again, and a run that falls behind gets a nearer horizon, to which its rate falls straight
-from where it is (`State.bend`).
+A machine that becomes slower after that would end the run in the middle of its cool-down, and one that
+becomes faster would leave part of the time unused. So the pace is looked at again and again: a run that falls
+behind gets a nearer horizon, one that gains on the clock a farther one, to which its rate falls straight from
+where it is (`State.bend`).
 
 Minutes count training, evaluation and saving, over all resumes; preparing the data does not count.
 """
@@ -28,6 +29,7 @@ TIMED = 10  # steps that are timed before a horizon is estimated
 MARGIN = 0.98  # of the minutes is aimed at, so that the cool-down ends before the clock
 LOOK = 0.04  # of the minutes pass between two looks at the pace
 LATE = 1.03  # times the minutes: a run that would take longer gets a nearer horizon
+EARLY = 0.93  # times the minutes: a run that would end before gets a farther one
 
 
 def steps_of(config: RunConfig, step_tokens: int, epoch_tokens: int | None = None) -> int | None:
@@ -112,7 +114,7 @@ class Budget:
         if self.seconds is None or self.schedule.name == "constant":
             return False
         if state.horizon is not None:
-            return self._late(state)
+            return self._moved(state)
         whole = max(state.step + 1, round(self.estimate(state)))
         if self.schedule.name == "wsd":
             cooldown = span(self.schedule.cooldown, whole, "cooldown")
@@ -124,18 +126,26 @@ class Budget:
         state.mark = [state.step, state.seconds]
         return True
 
-    def _late(self, state: State) -> bool:
-        """Take a nearer horizon where the clock would otherwise cut the run. Returns whether it did."""
+    def _moved(self, state: State) -> bool:
+        """Take another horizon where the clock would cut the run or leave it idle; returns whether."""
         assert self.seconds is not None and state.horizon is not None
-        if state.mark is None or state.seconds - state.mark[1] < LOOK * self.seconds:
+        if state.mark is None:
             return False
-        pace = (state.seconds - state.mark[1]) / max(1.0, state.step - state.mark[0])
+        looked, at = state.mark
+        halfway = state.step - looked >= max(3, state.horizon - state.step)  # no end comes unseen
+        if state.seconds - at < LOOK * self.seconds and not halfway:
+            return False
+        pace = (state.seconds - at) / max(1.0, state.step - looked)
         state.mark = [state.step, state.seconds]
-        if state.seconds + (state.horizon - state.step) * pace <= LATE * self.seconds:
+        end = state.seconds + (state.horizon - state.step) * pace
+        if EARLY * self.seconds <= end <= LATE * self.seconds:
             return False
-        at = self.scale(state, state.step)
-        reached = int(max(0.0, MARGIN * self.seconds - state.seconds) / pace)
-        state.bend, state.horizon = [state.step, at], state.step + max(1, reached)
+        horizon = state.step + max(1, int(max(0.0, MARGIN * self.seconds - state.seconds) / pace))
+        if self.steps is not None:
+            horizon = max(state.step + 1, min(horizon, self.steps))
+        if horizon == state.horizon:
+            return False
+        state.bend, state.horizon = [state.step, self.scale(state, state.step)], horizon
         return True
 
     def over(self, state: State) -> bool:

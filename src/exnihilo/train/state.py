@@ -53,7 +53,7 @@ class State:
     startup_steps: int = 0
     horizon: int | None = None  # the schedule's last step; None until it is known
     mark: list[float] | None = None  # [step, seconds] where the pace was last looked at, horizon known
-    bend: list[float] | None = None  # [step, scale] from where the rate falls straight to a nearer horizon
+    bend: list[float] | None = None  # [step, scale] from where the rate falls straight to a new horizon
     warmup: int | None = None  # steps; fixed at the start where the budget is in minutes
     evaluated: int = -1  # step of the last evaluation
     evals: int = 0
