@@ -1,14 +1,15 @@
 """Fine-tuning on sentences of natural lengths: packed rows against Transformers' Trainer with dynamic
 padding.
 
-    python bench/encoder_finetune.py [--data sst trec] [--rounds 3] [--epochs 3] [--grouped]
+    python bench/encoder_finetune.py [--data sst trec] [--rounds 3] [--epochs 3] [--grouped] [--init RUN]
 
 The same BERT-Mini (4 layers × 256, dropout 0.1) with the same random weights and the same tokenizer
-(WordPiece of 8192 pieces), written once and read by both sides; the same sentences, epochs, AdamW, rate,
-warm-up and linear decay, float32, eager. exnihilo packs whole sentences into rows of 128 without attention
-across them and takes as many rows a step as hold 32 sentences on average; the Trainer takes 32 sentences and
-pads them to the longest (DataCollatorWithPadding). ``--grouped`` adds the Trainer with sentences grouped by
-length.
+(WordPiece of 8192 pieces), written once and read by both sides; or with ``--init`` a pretrained encoder of
+any size (random post-norm weights stay at chance for hundreds of steps, and leave it by luck). The same
+sentences, epochs, AdamW, rate, warm-up and linear decay, float32, eager. exnihilo packs whole sentences into
+rows of 128 without attention across them and takes as many rows a step as hold 32 sentences on average; the
+Trainer takes 32 sentences and pads them to the longest (DataCollatorWithPadding). ``--grouped`` adds the
+Trainer with sentences grouped by length.
 
 Every run is a process of its own, the sides take turns, and each round has its seed and begins with another
 side. Speed is examples over the seconds from the end of the first step to the end of the last: start-up,
@@ -56,7 +57,7 @@ DATA: dict[str, dict[str, Any]] = {
 # what both sides begin with --------------------------------------------------------------------------
 
 
-def prepare(name: str, folder: Path) -> dict[str, Any]:
+def prepare(name: str, folder: Path, init: Path | None) -> dict[str, Any]:
     """Write train.jsonl, dev.jsonl and start/ (weights, tokenizer); returns figures of the data."""
     from exnihilo import data as datas
     from exnihilo.codec import train
@@ -81,6 +82,15 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
         lines = [json.dumps({role: example[role] for role in roles}) for example in examples]
         (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     texts = [example["text"] for example in parts["train"]]
+    labels = [str(example["label"]) for example in parts["dev"]]
+    figures: dict[str, Any] = {
+        "train": len(texts),
+        "dev": len(labels),
+        "majority": round(max(labels.count(x) for x in set(labels)) / len(labels), 4),
+    }
+    if init is not None:
+        codec = pretrained(init, folder)
+        return {**figures, **shape_of(codec.encode_batch(texts))}
     codec = train(CodecConfig(kind="wordpiece", vocab_size=V, lowercase=True), texts)
     objective = create("sentence_classification", {}, length=T)
     objective.facts = json.loads(json.dumps(objective.survey(parts["train"])))
@@ -90,16 +100,30 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
     known = {"objective": "sentence_classification", "options": options, "length": T}
     model = build(shape, heads=objective.heads, seed=0)
     hf.save(model, codec, folder / "start", objective={**known, "facts": objective.facts})
-    lengths = [min(T, len(ids) + 2) for ids in codec.encode_batch(texts)]
-    mean = statistics.fmean(lengths)
-    labels = [str(example["label"]) for example in parts["dev"]]
-    return {
-        "train": len(texts),
-        "dev": len(labels),
-        "mean_tokens": round(mean, 1),
-        "rows": max(1, round(B * mean / T)),
-        "majority": round(max(labels.count(x) for x in set(labels)) / len(labels), 4),
-    }
+    return {**figures, **shape_of(codec.encode_batch(texts))}
+
+
+def pretrained(init: Path, folder: Path) -> Any:
+    """A pretrained encoder with a new classifier, written to start/; returns its codec."""
+    import exnihilo as xn
+
+    xn.train(
+        "sentence_classification",
+        data=str(folder / "train.jsonl"),
+        val=str(folder / "dev.jsonl"),
+        init=str(init),
+        run=str(folder / "start"),
+        steps=1,
+        progress=False,
+        **{"optim.lr": 1e-12, "control.seeds": 0},
+    )
+    return xn.load(folder / "start").codec
+
+
+def shape_of(encoded: Any) -> dict[str, Any]:
+    """Mean tokens of a sentence, and rows of T that hold B of them."""
+    mean = statistics.fmean(min(T, len(ids) + 2) for ids in encoded)
+    return {"mean_tokens": round(mean, 1), "rows": max(1, round(B * mean / T))}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -252,7 +276,7 @@ def one(name: str, folder: Path, seed: int, rows: int, a: argparse.Namespace) ->
 def race(name: str, folder: Path, a: argparse.Namespace) -> None:
     """Rounds on one data set, and its rows."""
     sides = ["exnihilo", "transformers_trainer", *(["transformers_trainer_grouped"] if a.grouped else [])]
-    about = prepare(name, folder)
+    about = prepare(name, folder, a.init)
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for seed in range(a.rounds):
         turn = seed % len(sides)
@@ -284,6 +308,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=0, help="instead of epochs: for a short look")
+    parser.add_argument("--init", type=Path, help="a pretrained encoder's run folder, for both sides")
     parser.add_argument("--grouped", action="store_true", help="also the Trainer with group_by_length")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
