@@ -5,6 +5,8 @@
 Qwen3's shapes with a vocabulary of 4096. Contenders are processes of their own and take turns, one whole
 generation each; each times itself, prompts included. `transformers` has the dynamic cache, `+static` the
 static one, `+compile` (with --compile, a minute or more a shape) the static one and a compiled forward.
+`llama.cpp` and `llama.cpp+q8_0` decode the exported GGUF files with llama.cpp's own defaults, one call of
+llama_decode a step for all texts (left out, and said, where llama-cpp-python is not installed).
 
 Beside each row the roofline: bytes that a step must read (matrices once, keys and values of each text) over
 the bandwidth measured in this run on a buffer of that size, and products over the measured peak, whichever is
@@ -13,12 +15,14 @@ is a rollout as a GRPO step needs it: 8 prompts × 8 completions × 32 tokens, 0
 temperature 1, weights read anew.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse
 import os
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,6 +35,7 @@ from common import Contender, matmul_peak, median, note, row, serve
 
 SIZES = {"3M": (192, 6, 3), "10M": (320, 8, 5), "30M": (512, 10, 8), "100M": (768, 14, 12)}  # D, L, H
 V, PROMPT, NEW, CONTEXT = 4096, 16, 128, 512
+_BYTES = {"int8": 1.125, "q8_0": 1.0625}  # of a weight
 
 
 def prompts(batch: int) -> list[list[int]]:
@@ -103,6 +108,58 @@ def transformers(size: str, batch: int, kind: str) -> tuple[Callable[[], Any], i
     return work, sum(p.numel() for p in model.parameters())
 
 
+def llamacpp(size: str, batch: int, threads: int, kind: str) -> tuple[Callable[[], Any], int]:
+    import tempfile
+    from pathlib import Path
+
+    import llama_cpp as lib
+    import numpy as np
+
+    from exnihilo import codec as codecs
+    from exnihilo.config import CodecConfig, ModelConfig
+    from exnihilo.infer.llamacpp import LlamaFile
+    from exnihilo.interop.gguf import export_gguf
+    from exnihilo.interop.load import Loaded
+    from exnihilo.model import build
+
+    D, L, H = SIZES[size]
+    model = build(
+        ModelConfig(
+            depth=L, width=D, heads=H, mlp_width=4 * D * 2 // 3 // 64 * 64, vocab_size=V, context=CONTEXT
+        )
+    )
+    codec = codecs.train(CodecConfig(kind="bytes"), ["text"])
+    with tempfile.TemporaryDirectory() as folder:
+        file = LlamaFile(export_gguf(Loaded(model, codec, Path(folder)), Path(folder), kind))
+    params = lib.llama_context_default_params()
+    params.n_ctx, params.n_seq_max, params.n_batch = batch * CONTEXT, batch, max(512, batch * PROMPT)
+    params.n_threads = params.n_threads_batch = threads
+    context: Any = lib.llama_init_from_model(file._model, params)
+    room: Any = lib.llama_batch_init(params.n_batch, 0, 1)
+    memory: Any = lib.llama_get_memory(context)
+    given = prompts(batch)
+
+    def read(tokens: list[tuple[int, int, int, bool]]) -> list[int]:
+        for i, (token, place, text, wanted) in enumerate(tokens):
+            room.token[i], room.pos[i], room.logits[i] = token, place, wanted
+            room.n_seq_id[i], room.seq_id[i][0] = 1, text
+        room.n_tokens = len(tokens)
+        assert lib.llama_decode(context, room) == 0
+        rows = [i for i, token in enumerate(tokens) if token[3]]
+        found = [np.ctypeslib.as_array(lib.llama_get_logits_ith(context, i), (V,)) for i in rows]
+        return [int(row.argmax()) for row in found]
+
+    def work() -> None:
+        lib.llama_memory_clear(memory, True)
+        last = read([(t, i, b, i == PROMPT - 1) for b, ids in enumerate(given) for i, t in enumerate(ids)])
+        for n in range(NEW - 1):
+            last = read([(token, PROMPT + n, b, True) for b, token in enumerate(last)])
+        assert len(last) == batch
+
+    work.file = file  # type: ignore[attr-defined]  # or the model would go
+    return work, sum(p.numel() for p in model.parameters())
+
+
 def rollout(threads: int) -> Callable[[], Any]:
     from exnihilo.config import ModelConfig
     from exnihilo.infer import Sampling
@@ -130,6 +187,8 @@ def contender(name: str, size: str, batch: int, threads: int) -> None:
         work = rollout(threads)
     elif name.startswith("exnihilo"):
         work, count = exnihilo(size, batch, threads, name.endswith("int8"))
+    elif name.startswith("llama.cpp"):
+        work, count = llamacpp(size, batch, threads, name.partition("+")[2] or "f32")
     else:
         work, count = transformers(size, batch, name.partition("+")[2] or "dynamic")
 
@@ -185,6 +244,10 @@ def main() -> None:
     peak = matmul_peak()
     names = ["exnihilo", "exnihilo+int8", "transformers", "transformers+static"]
     names += ["transformers+compile"] if a.compile else []
+    if find_spec("llama_cpp") and find_spec("gguf"):
+        names += ["llama.cpp", "llama.cpp+q8_0"]
+    else:
+        note("llama.cpp is left out: llama-cpp-python or gguf is not installed")
     for size in a.sizes:
         for batch in a.batch:
             compare(size, batch, names, a.rounds, a.threads, peak)
@@ -205,6 +268,7 @@ def compare(size: str, batch: int, names: list[str], rounds: int, threads: int, 
         note(f"{size}, batch {batch}: round {number + 1}/{rounds}")
     speed = {name: batch * NEW / median(values) for name, values in seconds.items()}
     theirs = max(v for name, v in speed.items() if name.startswith("transformers"))
+    plain = {"exnihilo": "llama.cpp", "exnihilo+int8": "llama.cpp+q8_0"}  # of the same precision
     for runner in runners:
         row(
             "decode",
@@ -213,8 +277,13 @@ def compare(size: str, batch: int, names: list[str], rounds: int, threads: int, 
             batch=batch,
             contender=runner.name,
             tokens_per_s=round(speed[runner.name]),
-            roofline=round(roofline(size, batch, 1.125 if runner.name.endswith("int8") else 4, peak)),
+            roofline=round(roofline(size, batch, _BYTES.get(runner.name.partition("+")[2], 4), peak)),
             ratio_to_fastest_transformers=round(speed[runner.name] / theirs, 2),
+            **(
+                {"ratio_to_llamacpp": round(speed[runner.name] / speed[plain[runner.name]], 2)}
+                if plain.get(runner.name) in speed
+                else {}
+            ),
             setup_s=round(runner.about["setup"], 1),
         )
         runner.close()

@@ -383,7 +383,7 @@ def say(
 
 FAMILIES = {
     "sort": Family(sorting, any_order, "exact", 1 / 6, 32, 8, sft=250, rl=60, options={}),
-    "add": Family(adding, lambda t, _: t["work"], "last", None, 64, 32, sft=600, rl=60, options={}, lr=1e-4),
+    "add": Family(adding, lambda t, _: t["work"], "last", None, 64, 32, sft=620, rl=160, options={}, lr=3e-4),
     "short": Family(
         sorting,
         talkative,

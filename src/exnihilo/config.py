@@ -65,6 +65,12 @@ class DataConfig(Section):
     header: bool | None = None  # whether tables have one; default: by content
     quotes: bool | None = None  # whether " quotes cells; default: not where tabs divide them
     fields: dict[str, str] = {}  # role -> column, for every source that does not say its own
+    # files of sounds, pictures: how their names are made, e.g. "{label}_{speaker}_{take}"; default: the
+    # folder a file stands in is its label
+    pattern: str | None = None
+    group: str | None = (
+        None  # a part of `pattern` (or a column): files that share it are on one side of the split
+    )
     val_fraction: float = Field(default=0.05, ge=0, lt=1)  # share of documents held out, by document hash
     workers: int | None = Field(default=None, ge=1)  # reading and encoding threads; default: cores
 
@@ -82,7 +88,8 @@ Data = Annotated[DataConfig, BeforeValidator(_sources)]
 class CodecConfig(Section):
     """How text becomes ids: trained from scratch on the training split, or read from ``path``."""
 
-    kind: Literal["bpe", "wordpiece", "bytes", "chars"] = "bpe"
+    # marks: special tokens alone, for sounds and pictures; waves: one id a sample of a sound
+    kind: Literal["bpe", "wordpiece", "bytes", "chars", "marks", "waves"] = "bpe"
     vocab_size: int = Field(
         default=4096, ge=2
     )  # target size, special tokens included; bytes and chars have their own
@@ -118,6 +125,9 @@ class ModelConfig(Section):
     window: int | None = Field(default=None, ge=2)  # modernbert: local layers see window // 2 to each side
     global_every: int | None = Field(default=None, ge=1)  # modernbert: each n-th layer sees everything
     local_theta: float | None = Field(default=None, gt=0)  # modernbert: rotary base of the local layers
+    # what positions hold that are no tokens, by name: (numbers,) is mapped linearly, (frames, numbers of
+    # each) by two convolutions over time; from the objective
+    inputs: dict[str, tuple[int, ...]] = {}
 
 
 class ScheduleConfig(Section):

@@ -141,6 +141,10 @@ def vocabulary(config: RunConfig) -> tuple[int, str]:
         from exnihilo.codec.bytes import Bytes
 
         return Bytes.make().vocab_size, "bytes and special tokens"
+    if codec.kind in ("marks", "waves"):
+        from exnihilo import codec as codecs
+
+        return codecs.train(codec, ()).vocab_size, f"those of codec.kind={codec.kind}"
     if codec.kind == "chars":
         if not config.data.sources:
             raise ConfigError("codec.kind=chars without data", expected="data=PATH, to count its characters")

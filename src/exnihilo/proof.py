@@ -9,9 +9,11 @@ told "done".
 The folder is written aside, proved there, and renamed only when every check held; else nothing is left
 behind.
 
-Checks: the written weights, read into a fresh model, give the run's logits on real inputs; the written
-tokenizer gives the run's ids on a hard corpus, and the texts back; and, where Transformers is installed, its
-own model and tokenizer agree with both, and decode greedily to the same tokens.
+Checks of a Hugging Face folder: the written weights, read into a fresh model, give the run's logits on real
+inputs; the written tokenizer gives the run's ids on a hard corpus, and the texts back; and, where
+Transformers is installed, its own model and tokenizer agree with both, and decode greedily to the same
+tokens. Of a GGUF file: see interop/gguf_proof.py, of an ONNX file interop/onnx.py. A format is a function in
+`_WRITERS` that gives one function to write and one to prove.
 """
 
 from __future__ import annotations
@@ -25,67 +27,121 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exnihilo import log
-from exnihilo.errors import ConfigError, DataError, ExNihiloError, ModelError, UsageError
+from exnihilo.errors import ConfigError, ExNihiloError, ModelError, UsageError
+from exnihilo.interop.inputs import HARD, real_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from exnihilo.codec.base import Codec
+    from exnihilo.interop.load import Loaded
     from exnihilo.model.model import Model
 
 BOUND = 1e-4  # largest difference of logits in fp32
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _GREEDY = 24  # tokens decoded greedily for the comparison
-
-HARD = (
-    "Once upon a time there was a fox who lived by the sea.",
-    "  leading spaces,\ttabs\t\tand trailing ones   ",
-    "line\nbreaks\r\nof\rall\n\n\nkinds\u2028and\u2029more",
-    "Numbers: 0 1 12 123 1234567890 3.14159 -1e-10 1,000,000 ½ ² ①",
-    "don't we'll I'm you're it's they'd DON'T WE'LL",
-    'def f(x: int) -> str:\n\treturn f"{x!r}" if x else None  # naïve\n',
-    "Ünïcödé: ß straße ŒUVRE naïve café, cafe\u0301 (combining), ﬁ ligature",
-    "Русский текст, ελληνικά, עברית, العربية, हिन्दी, ไทย",
-    "日本語のテキスト。中文文本,한국어 텍스트",
-    "emoji 😀 👩‍👩‍👧‍👦 🏳️‍🌈 🇫🇷 👍🏽 and text",
-    "zero\u200bwidth\u200djoin\ufeffbom \u00a0nbsp \u3000wide",
-    "<|eos|> <|bos|> <|pad|> <|im_start|>user [CLS] [SEP] </s> <unk>: text, not tokens",
-    "\x00\x01\x1f control \x7f characters",
-    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" * 4,
-    "https://example.org/a?b=c&d=%20#e user@example.org C:\\path\\to\\file",
-    "\"'`´‘’“”«»„‚—–-…·•†‡§¶",
-    "𝕳𝖊𝖑𝖑𝖔 𐍈 𠜎 \U0010fffd",
-)
+Export = tuple[Callable[[Path], None], Callable[[Path], dict[str, Any]]]  # writes a folder, proves it
 
 
 def export_run(run: Path, *, to: str, out: Path, dtype: str | None, force: bool = False) -> dict[str, Any]:
-    """Write the model of `run` as a Hugging Face folder `out`, prove it, return the proof.
+    """Write the model of `run` as a folder `out`, prove it, return the proof.
+
+    Args:
+        to: "hf" (a Hugging Face folder), "gguf" (a file for llama.cpp) or "onnx" (encoders, for onnxruntime).
+        dtype: fp32, bf16 or fp16; of a GGUF file f32 (the default), f16 or q8_0; of ONNX fp32 or int8.
+        force: replace what `out` holds.
 
     Raises:
         UsageError: an unknown format, or `out` exists and `force` is not given.
         ModelError: a check failed; `out` is as it was.
     """
-    from exnihilo.interop import hf
     from exnihilo.interop.load import load
 
-    if to != "hf":
-        raise UsageError(f"to={to}", expected="hf (a Hugging Face folder)", next="--to hf")
+    if to not in _WRITERS:
+        known = ", ".join(f"{name} ({what})" for name, (what, _) in _WRITERS.items())
+        raise UsageError(f"to={to}", expected=f"one of {known}", next="--to hf")
+    loaded = load(run)
+    texts, where = real_inputs(run, loaded.codec, loaded.objective)
+    write, prove = _WRITERS[to][1](loaded, run, texts, dtype)
+
+    def proved(folder: Path) -> dict[str, Any]:
+        return {**prove(folder), "inputs": where, "source": str(loaded.path)}
+
+    return publish(out, write, proved, force)
+
+
+def _hf(loaded: Loaded, run: Path, texts: list[str], dtype: str | None) -> Export:
+    from exnihilo.interop import hf
+    from exnihilo.interop.files import read_json
+    from exnihilo.report import card
+
     if dtype is not None and dtype not in _DTYPES:
         raise ConfigError(f"dtype={dtype!r}", expected="one of " + ", ".join(_DTYPES))
-    loaded = load(run)
-    texts, where = real_inputs(run, loaded.codec)
+    came = read_json(run / "config.json").get("exnihilo") if (run / "config.json").is_file() else None
+    extra = {"lineage": came["lineage"]} if came and came.get("lineage") else None
 
     def write(folder: Path) -> None:
-        hf.save(loaded.model, loaded.codec, folder, dtype=dtype, objective=loaded.objective)
+        hf.save(loaded.model, loaded.codec, folder, dtype=dtype, objective=loaded.objective, extra=extra)
 
     def prove(folder: Path) -> dict[str, Any]:
         proof = check(loaded.model, loaded.codec, folder, texts, dtype)
-        proof["inputs"] = where
-        proof["source"] = str(loaded.path)
+        kind = read_json(folder / "config.json")["architectures"][0]
+        (folder / card.NAME).write_text(card.card(run, loaded, proof["lines"], kind), encoding="utf-8")
         return proof
 
-    return _publish(out, write, prove, force)
+    return write, prove
+
+
+def _gguf(loaded: Loaded, run: Path, texts: list[str], dtype: str | None) -> Export:
+    from exnihilo.interop import gguf, gguf_proof
+    from exnihilo.report import card
+
+    kind = {None: "f32", "fp32": "f32", "fp16": "f16"}.get(dtype, dtype)
+    if kind not in gguf.KINDS:
+        raise ConfigError(f"dtype={dtype!r} of a GGUF file", expected="one of " + ", ".join(gguf.KINDS))
+    name = f"model-{kind}.gguf"
+
+    def prove(folder: Path) -> dict[str, Any]:
+        proof = gguf_proof.prove_gguf(loaded, folder / name, texts, HARD, kind)
+        proof |= {"format": "gguf", "dtype": kind, "weights": {name: (folder / name).stat().st_size}}
+        proof["versions"] = {n: _version(n) for n in ("exnihilo", "torch", "gguf", "llama-cpp-python")}
+        (folder / card.NAME).write_text(card.card(run, loaded, proof["lines"]), encoding="utf-8")
+        return proof
+
+    def write(folder: Path) -> None:
+        gguf.export_gguf(loaded, folder, kind)
+
+    return write, prove
+
+
+def _onnx(loaded: Loaded, run: Path, texts: list[str], dtype: str | None) -> Export:
+    from exnihilo.interop import onnx
+    from exnihilo.report import card
+
+    if dtype not in (None, "fp32", "int8"):
+        raise ConfigError(f"dtype={dtype!r} of an ONNX file", expected="fp32, or int8 (both files)")
+    small = dtype == "int8"
+    onnx.check(loaded.model)
+
+    def prove(folder: Path) -> dict[str, Any]:
+        proof = onnx.prove_onnx(loaded, folder, texts, HARD, small)
+        proof |= {"format": "onnx", "dtype": dtype or "fp32"}
+        proof["weights"] = {file.name: file.stat().st_size for file in sorted(folder.glob("*.onnx"))}
+        proof["versions"] = {n: _version(n) for n in ("exnihilo", "torch", "onnx", "onnxruntime")}
+        (folder / card.NAME).write_text(card.card(run, loaded, proof["lines"]), encoding="utf-8")
+        return proof
+
+    def write(folder: Path) -> None:
+        onnx.export_onnx(loaded, folder, small)
+
+    return write, prove
+
+
+_WRITERS: dict[str, tuple[str, Callable[[Loaded, Path, list[str], str | None], Export]]] = {
+    "hf": ("a Hugging Face folder", _hf),
+    "gguf": ("a file for llama.cpp", _gguf),
+    "onnx": ("an encoder for onnxruntime", _onnx),
+}
 
 
 def import_folder(source: Path, *, out: Path, force: bool = False) -> Path:
@@ -112,11 +168,39 @@ def import_folder(source: Path, *, out: Path, force: bool = False) -> Path:
     def write(folder: Path) -> None:
         hf.save(model, codec, folder, extra={"imported_from": source.name}, objective=objective_of(source))
 
-    _publish(out, write, lambda folder: check(model, codec, folder, HARD, None), force)
+    def prove(folder: Path) -> dict[str, Any]:
+        proof = check(model, codec, folder, HARD, None)
+        if find_spec("transformers") is not None:
+            _as_source(source, model, codec, proof)
+        return proof
+
+    publish(out, write, prove, force)
     return out
 
 
-def _publish(
+def _as_source(source: Path, model: Model, codec: Codec, proof: dict[str, Any]) -> None:
+    """Adds to a proof: what Transformers says of the folder that was imported."""
+    from exnihilo.interop.readout import ours, theirs
+
+    try:
+        read = theirs(source)
+    except ModelError as error:  # an old folder, with tensors that its class no longer has
+        proof["lines"].append(f"not checked against {source.name} itself: {error.given}")
+        return
+    rows = _rows(codec, HARD, model.config.context, encoder=_encodes(model))
+    got = [read(row) for row in rows]
+    mine = [ours(model, row) for row in rows]
+    gap = _gap([{name: here[name] for name in there} for here, there in zip(mine, got, strict=True)], got)
+    held = gap <= BOUND
+    proof["checks"]["source_logits"] = {"held": held, "max_difference": gap, "bound": BOUND}
+    proof["lines"].append(
+        f"{'held  ' if held else 'FAILED'} source_logits: max |Δ| {gap:.1e} against Transformers on "
+        f"{source.name}"
+    )
+    proof["proved"] = proof["proved"] and held
+
+
+def publish(
     out: Path, write: Callable[[Path], None], prove: Callable[[Path], dict[str, Any]], force: bool
 ) -> dict[str, Any]:
     """Write aside, prove, rename."""
@@ -157,31 +241,6 @@ def _publish(
     proof["out"] = str(out)
     proof["lines"].append(f"proved; written to {out}")
     return proof
-
-
-def real_inputs(run: Path, codec: Codec) -> tuple[list[str], str]:
-    """Texts to compare on: documents of the run's own data where they are at hand, and what they are."""
-    config = run / "config.toml"
-    if config.is_file():
-        from exnihilo.config_layers import load_toml
-        from exnihilo.data import open_sources
-
-        try:
-            sources = open_sources(load_toml(config).data)
-            texts: list[str] = []
-            for source in sources:
-                for example in source.examples():
-                    if isinstance(example.get("text"), str) and len(codec.encode(example["text"][:4000])) > 1:
-                        texts.append(example["text"][:4000])
-                    if len(texts) >= 8:
-                        return texts, f"{len(texts)} documents of the run's own data"
-            if texts:
-                return texts, f"{len(texts)} documents of the run's own data"
-        except (DataError, UsageError, OSError) as error:
-            log.say(
-                f"the run's own data is not at hand ({str(error).splitlines()[0]}); built-in texts are used"
-            )
-    return list(HARD), "built-in texts"
 
 
 def check(

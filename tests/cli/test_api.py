@@ -32,9 +32,11 @@ SURFACE = {
     "seed=0, stop=(), device='auto')",
     "chat": "(run, *, system='', device='auto', **sampling)",
     "eval": "(run, *, data=None, max_tokens=None, max_examples=None, device='auto', dtype='fp32', "
-    "grader='', overrides=(), progress=True, **replies)",
+    "grader='', suite='', overrides=(), progress=True, **replies)",
+    "probe": "(run, *, data=None, text=None, texts=8, length=None, draws=2, seed=0, device='auto', out=None)",
     "export": "(run, *, to='hf', out, dtype=None, force=False)",
     "import_": "(source, *, out, force=False)",
+    "serve": "(runs, *, started=None, **settings)",
     "recipes": "()",
     "tokenizer": "(action, path=None, *, out=None, overrides=(), **settings)",
     "lr_find": "(recipe='gpt', *, low=1e-05, high=1.0, trials=60, out=None, overlay=None, overrides=(), "

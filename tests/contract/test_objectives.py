@@ -40,6 +40,7 @@ TEXTS = (
     "“Where is it?” he asked. “I do not know,” she said. He looked again. There it was, on the table.",
 )
 WORDS = [text.replace(".", "").split() for text in TEXTS]
+SOUNDS = ("bell", "drum", "horn", "wind")
 QUESTIONS = ("Where was it warm?", "Who said no?", "What is odd?", "What was lost?")
 
 
@@ -92,6 +93,17 @@ def _examples() -> dict[frozenset[str], list[Example]]:
             {"prompt": talk(q), "chosen": talk("", a)[1:], "rejected": talk("", b)[1:]}
             for q, a, b in zip(QUESTIONS, answers, ("nowhere", "Nobody did.", "Four", "A"), strict=True)
         ],
+        frozenset({"sound"}): [{"sound": f"world:{k}:{i}:0.{4 + i}"} for i, k in enumerate(SOUNDS)],
+        frozenset({"sound", "label"}): [
+            {"sound": f"world:{k}:{i}:0.{4 + i}", "label": k} for i, k in enumerate(SOUNDS)
+        ],
+        frozenset({"sound", "text"}): [
+            {"sound": f"world:{k}:{i}:0.{4 + i}", "text": f"the {k}"} for i, k in enumerate(SOUNDS)
+        ],
+        frozenset({"sound", "events"}): [
+            {"sound": f"world:{k}:{i}:0.{4 + i}", "events": [{"start": 0.1, "end": 0.3, "label": k}]}
+            for i, k in enumerate(SOUNDS)
+        ],
         frozenset({"prompt"}): [  # groups that were drawn and graded elsewhere
             {"prompt": talk(q), "completions": [a, "No idea.", "b"], "rewards": [1.0, 0.0, float(i % 2)]}
             for i, (q, a) in enumerate(zip(QUESTIONS, answers, strict=True))
@@ -107,24 +119,30 @@ def _examples() -> dict[frozenset[str], list[Example]]:
 EXAMPLES = _examples()
 # What an objective needs to be told here. Contrastive vectors are learnt from the other pairs of a row, so
 # how rows are laid out is part of that loss (its own tests hold its laws); scores are learnt pair by pair.
-OPTIONS: dict[str, dict[str, Any]] = {"embeddings": {"loss": "cosine"}}
+OPTIONS: dict[str, dict[str, Any]] = {"embeddings": {"loss": "cosine"}, "sound_tokens": {"rate": 1000}}
 CODEC = train_codec(CodecConfig(kind="wordpiece", vocab_size=400, lowercase=True), TEXTS)
 CHAT_CODEC = train_codec(
     CodecConfig(kind="bpe", vocab_size=500), [*TEXTS, "user\n", "assistant\n", "system\n"] * 2
 )
+WAVES = train_codec(CodecConfig(kind="waves"), ())
 PAD = CODEC.pad_id
-assert PAD == CHAT_CODEC.pad_id
+assert PAD == CHAT_CODEC.pad_id == WAVES.pad_id
 CHATS = frozenset({"messages", "prompt"})  # roles that are rendered as conversations
 
 
 def codec_of(objective: Objective) -> Codec:
-    """The tokenizer of an objective: those that render conversations need marks of turns."""
+    """The tokenizer of an objective: those that render conversations need marks of turns, raw sound its
+    own."""
+    if type(objective).__name__ == "SoundTokens":
+        return WAVES
     return CHAT_CODEC if CHATS & set(objective.roles) else CODEC
 
 
 def examples_of(objective: Objective) -> list[Example]:
     roles = frozenset(objective.roles)
     assert roles in EXAMPLES, f"give the contract examples with the roles {sorted(roles)}"
+    if objective.lookahead and "sound" in roles:  # a sample is a token
+        return [{"sound": f"world:{k}:{i}:0.0{4 + i}"} for i, k in enumerate(SOUNDS)]
     return EXAMPLES[roles]
 
 
@@ -200,6 +218,7 @@ def model_for(objective: Objective, seed: int = 0) -> Model:
         vocab_size=codec_of(objective).vocab_size,
         labels=objective.labels,
         crf=bool(getattr(objective.config, "crf", False)),
+        inputs=objective.model_settings.get("inputs", {}),
     )
     return build(config, heads=objective.heads, seed=seed).double()
 

@@ -115,7 +115,7 @@ def test_prompts_without_room_are_counted(
         model, codec, [*EXAMPLES, {"prompt": "x" * 200}], create("number"), max_new_tokens=3
     )
     assert found["skipped"] == 1 and found["prompts"] == 6 and len(replies) == 6
-    assert "examples 7" in capsys.readouterr().err
+    assert "example 7" in capsys.readouterr().err
     with pytest.raises(DataError, match="none of 1 prompts"):
         evaluate_replies(model, codec, [{"prompt": "x" * 200}], create("number"))
     with pytest.raises(UsageError, match="all would be the same"):
@@ -142,3 +142,11 @@ def test_a_reward_model_scores_as_it_predicts(codec: Codec) -> None:
     wanted = predictor.predict([{"prompt": EXAMPLES[0]["prompt"], "completion": t} for t in texts[:2]])
     assert [g.score for g in found[:2]] == pytest.approx([p["score"] for p in wanted], abs=1e-6)
     assert found[2].score is not None and found[3].score is None and found[3].failed
+
+
+def test_none_right_is_not_certain() -> None:
+    wrong = [Reply(i, "", [1], True, Graded(0.0)) for i in range(10) for _ in range(4)]
+    found = figures(wrong, 4)
+    for k in (1, 2, 4):  # the rule of three: about 3/n, and Wilson's 0.278 at n = 10
+        assert found[f"pass@{k}"] == 0 and found[f"pass@{k}_low"] == pytest.approx(0, abs=1e-12)
+        assert 0.2 < found[f"pass@{k}_high"] < 0.3

@@ -62,6 +62,21 @@ def test_the_users_grader_may_do_anything(own: Path) -> None:
     grader.close()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_asked_ahead_keeps_its_order_and_outlives_its_process(own: Path, workers: int) -> None:
+    served = Served(own, "grade", workers=workers)
+    said = [("die" if i % 17 == 5 else "exit" if i % 19 == 7 else str(i % 3)) for i in range(90)]
+    said[40] = "1" * 100_000  # more than a pipe holds
+    said[60] = "hang"
+    found = served.many([{"answer": "1"}] * len(said), said, seconds=1)
+    served.close()
+    for text, one in zip(said, found, strict=True):
+        if text in ("die", "exit", "hang"):
+            assert one.failed and one.score is None
+        else:
+            assert one.score == float(text == "1"), (text[:9], one)
+
+
 def test_the_users_grader_sees_the_record_and_takes_a_weight(own: Path) -> None:
     grader = create(f"{own}:other*2")
     assert grader({"record": {"words": ["a", "b"]}}, "") == 1.0

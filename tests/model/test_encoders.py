@@ -455,7 +455,7 @@ def test_what_does_not_fit_is_refused() -> None:
     model = build(tiny("modernbert"))
     with pytest.raises(ModelError, match="a cache with local attention"):
         model({"tokens": _tokens(1, 4)}, Attention.CAUSAL, cache=object())  # type: ignore[arg-type]
-    assert set(ALL) | {"tokens", "generator", "value"} == set(HEADS)
+    assert set(ALL) | {"tokens", "generator", "value", "vectors"} == set(HEADS)
 
 
 def test_heads_given_to_build_are_the_configurations() -> None:

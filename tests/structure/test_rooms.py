@@ -35,7 +35,9 @@ ORDER = [
     {"report"},
     {"recipes"},
     {"measure", "rehearse", "plan", "proof", "sweep", "tokens", "predictions", "doctor", "stages"},
+    {"serve"},
     {"quickstart"},
+    {"api_models"},
     {"api"},
     {"cli"},
     {"__init__", "__main__"},
@@ -45,7 +47,7 @@ FREE = {"errors", "config", "log"}  # anything may use them, and they import eac
 # Rooms whose tests stand elsewhere: in another room's folder, or with the whole.
 TESTED_BY = {
     **dict.fromkeys(("errors", "config_keys", "config_layers", "recipes"), "config"),
-    **dict.fromkeys(("environment", "surface", "api", "__init__", "__main__"), "cli"),
+    **dict.fromkeys(("environment", "surface", "api", "api_models", "__init__", "__main__"), "cli"),
     **dict.fromkeys(("quickstart", "measure", "rehearse", "plan", "proof", "sweep", "tokens"), "smoke"),
     "predictions": "infer",
     "doctor": "smoke",

@@ -16,6 +16,7 @@ from exnihilo.codec import train as train_codec
 from exnihilo.config import AlarmsConfig, CodecConfig, ModelConfig, RolloutConfig, RunConfig
 from exnihilo.config_layers import dump
 from exnihilo.errors import ConfigError, DataError
+from exnihilo.eval.graders.base import Graded
 from exnihilo.model import build
 from exnihilo.objective import _branches, registry
 from exnihilo.objective._rl.advantages import gae, of_groups, to_go, whiten
@@ -273,6 +274,28 @@ def test_what_cannot_be_graded_never_scores(source: Any, tmp_path: Path) -> None
     assert found.report(0)["independent"] == 0
 
 
+def test_a_grader_that_fails_is_said_with_its_reasons_and_rows(
+    source: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.py").write_text("def grade(example, completion):\n    return float('nan')\n")
+    tasks = Tasks([{**t, "_at": f"line {i + 1}", "_index": i} for i, t in enumerate(TASKS)], context=64)
+    found = source({"group": 2}, tasks=tasks, grader=f"{tmp_path / 'bad.py'}:grade")
+    drawn = batch_of(found)
+    said = capfd.readouterr().err
+    n = len(drawn)
+    assert all(r.reward == 0 and not r.right and "nan" in r.error for r in drawn)
+    assert (
+        f"{n} of {n} completions so far have no score, and count as 0: {n} returned nan (first: line" in said
+    )
+    found.close()
+    assert "in all" not in capfd.readouterr().err  # nothing has come since
+    for _ in range(3):
+        found.troubles.add([Graded(None, f"raised {i}", failed=True) for i in range(20)], [{}] * 20)
+    found.troubles.close()
+    said = capfd.readouterr().err
+    assert f"{n + 60} of {n + 60} completions in all" in said and "other reasons" in said
+
+
 def test_parts_of_a_reward_and_what_length_adds(source: Any) -> None:
     spec = f"{GRADER}*1,length*-0.01"
     found = source(
@@ -365,7 +388,7 @@ def test_completions_that_were_cut_can_be_left_out(source: Any) -> None:
 def test_prompts_without_room_are_left_out_and_named(source: Any, capfd: pytest.CaptureFixture[str]) -> None:
     tasks = Tasks([{"prompt": "x" * 200}, *TASKS, {"prompt": "y" * 99}], context=64)
     found = source(tasks=tasks)
-    assert "2 prompts leave no room to answer in 64 positions: number 1, 13" in capfd.readouterr().err
+    assert "2 prompts leave no room to answer in 64 positions: number 1, number 13" in capfd.readouterr().err
     assert {r.example for step in range(3) for r in batch_of(found, step)} == set(range(1, 12))
     with pytest.raises(DataError, match="none of 1 prompts"):
         source(tasks=Tasks([{"prompt": "x" * 200}], context=64))

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from exnihilo.codec import train as train_codec
-from exnihilo.config import CodecConfig, LoraConfig, ModelConfig, RunConfig
-from exnihilo.errors import CodecError, ConfigError
+from exnihilo.config import CodecConfig, DataConfig, LoraConfig, ModelConfig, RunConfig, SourceConfig
+from exnihilo.errors import CodecError, ConfigError, DataError
 from exnihilo.interop import hf
 from exnihilo.model import build
 from exnihilo.nn.layout import Attention
@@ -324,3 +324,18 @@ def test_options_that_are_read_pass() -> None:
         config = RunConfig.model_validate({"objective": objective, **values})
         create.check(config, registry.create(objective))
         assert config.objective == objective
+
+
+def test_records_without_a_task_are_counted_with_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    good = [f'{{"prompt": "{i}+1?", "answer": "{i + 1}"}}' for i in range(6)]
+    odd = ['{"prompt": "x"', '{"answer": "4"}', '{"prompt": "", "answer": "3"}']
+    path.write_text("\n".join(good[:3] + odd + good[3:]) + "\n")
+    source = DataConfig(sources=(SourceConfig(path=str(path)),), val_fraction=0.0)
+    objective = registry.create("rlvr")
+    tasks = Tasks.read(RunConfig(objective="rlvr", data=source), objective, "train")
+    assert len(tasks) == 6 and tasks.drops.counts.total() == 3
+    assert {"line 4", "line 5", "line 6"} == {w.rpartition(", ")[2] for w in tasks.drops.first.values()}
+    path.write_text("\n".join(odd) + "\n")
+    with pytest.raises(DataError, match=r"line 1|no prompt|no column"):
+        Tasks.read(RunConfig(objective="rlvr", data=source), objective, "train")

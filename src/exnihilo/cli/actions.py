@@ -104,6 +104,12 @@ def _next(run: str) -> str:
         return f'exnihilo predict {run} "The [MASK] was old."'
     if "context" in roles:
         return f'exnihilo predict {run} "QUESTION" "CONTEXT"'
+    if name == "sound_tokens":
+        return f"exnihilo sample {run} max_new_tokens=8000 out=a.wav"
+    if name == "masked_sound":
+        return f"exnihilo train sound_classification init={run} data=PATH"
+    if "sound" in roles:
+        return f"exnihilo predict {run} clip.wav"
     two = {"a", "b"} <= roles or "query" in roles
     return f'exnihilo predict {run} "TEXT"' + (' "SECOND TEXT"' if two else "")
 
@@ -128,13 +134,17 @@ def plan(a: Arguments) -> Figures:
 def sample(a: Arguments) -> Figures:
     from exnihilo import api
     from exnihilo.errors import UsageError
+    from exnihilo.predictions import sound
 
     run, prompt = a.positionals[0], a.positional(1)
     given = dict(a.options)
     if prompt is not None and "prompt" in given:
         raise UsageError("two prompts were given", expected="one: as the second word, or prompt=TEXT")
     prompt = given.pop("prompt", prompt) or ""
-    n = given.pop("n", 1)
+    n, to = given.pop("n", 1), given.pop("out", None)
+    if to is not None:
+        sound.check(run)
+    prompt = sound.prompt(run, prompt)
     texts: list[str] = []
     if n == 1:
         out(a, prompt, end="")
@@ -149,7 +159,11 @@ def sample(a: Arguments) -> Figures:
             out(a, f"--- {index + 1}")
             out(a, prompt + generation.text)
             texts.append(generation.text)
-    return {"run": run, "prompt": prompt, "texts": texts}
+    figures: dict[str, Any] = {"run": run, "prompt": prompt, "texts": texts}
+    if to is not None:
+        figures["sounds"] = sound.write(run, [prompt + text for text in texts], to)
+        out(a, f"written: {', '.join(figures['sounds'])}")
+    return figures
 
 
 def doctor(a: Arguments) -> Figures:
@@ -238,26 +252,35 @@ def _short(value: Any) -> str:
 def eval(a: Arguments) -> Figures:
     from exnihilo import api
 
-    given = a.given("max_tokens", "max_examples", "device", "dtype", "grader", *_REPLIES)
-    figures = api.eval(a.positionals[0], overrides=a.settings, **given)
+    given = a.given("max_tokens", "max_examples", "device", "dtype", "grader", *_REPLIES, *_SUITE)
+    found = api.eval(a.positionals[0], overrides=a.settings, **given)
+    for name, figures in found.get("suites", {"": found}).items():
+        if name:
+            out(a, f"--- {name}")
+        _metrics(a, figures)
+    return found
+
+
+def _metrics(a: Arguments, figures: Mapping[str, Any]) -> None:
     for name, value in figures.items():
         if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in figures:
             continue  # stands beside its figure
         base = figures.get(f"majority_{name}")
         beside = f"  majority {base:,.4f}" if base is not None and name not in _COUNTS else ""
         if f"{name}_low" in figures:
-            beside = f"  [{figures[f'{name}_low']:,.4f}, {figures[f'{name}_high']:,.4f}]"
+            beside = f"  [{figures[f'{name}_low']:,.4f}, {figures[f'{name}_high']:,.4f}]{beside}"
         if name in _COUNTS:
             out(a, f"{name:<24} {value:,.0f}")
         elif not name.startswith("majority_"):
             out(a, f"{name:<24} {value:,.4f}{beside}" if isinstance(value, float) else f"{name:<24} {value}")
-    return figures
 
 
+_SUITE = ("suite", "shots", "shots_from", "chat", "stride", "tasks", "include")
 _REPLIES = ("samples", "temperature", "max_new_tokens", "seed", "seconds", "out")
 _COUNTS = {
     *("prompts", "replies", "ungraded", "failed"),
     *("examples", "skipped", "dropped", "tokens", "total", "HasAns_total", "NoAns_total", "queries"),
+    *("cut", "no_room", "bytes", "resampled_windows", "shots"),
     *("unseen", "unlabelled", "unanswered", "unseen_tags", "repaired_tags", "moved_spans", "skipped_rows"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exnihilo.cli import actions, talk
+from exnihilo.cli import actions, look, serve, talk
 from exnihilo.cli.parse import Option, Verb
 
 _JSON = {
@@ -23,6 +23,18 @@ _SAMPLING = {
     "n": Option("texts to write (1)", int, least=1),
     "stop": Option("end at this text; may be repeated", many=True),
     **_DEVICE,
+}
+
+_SUITES = {
+    "suite": Option(
+        "NAME[=PATH],... of lambada, multiple_choice, gsm8k, code, bits_per_byte; all; harness", many=True
+    ),
+    "shots": Option("of a suite: solved examples shown before each question (0)", int, least=0),
+    "shots_from": Option("of a suite: the file they come from (the first ones of the data)"),
+    "chat": Option("of a suite: ask in turns (auto: where the model answers)", choices=("auto", "on", "off")),
+    "stride": Option("of bits_per_byte: tokens that a window predicts (its context)", int, least=1),
+    "tasks": Option("of harness: names of lm-evaluation-harness, or NAME=FILE of a local task"),
+    "include": Option("of harness: a folder with further tasks"),
 }
 
 
@@ -106,9 +118,12 @@ def _verbs() -> Iterator[Verb]:
         actions.sample,
         positionals=("RUN", "PROMPT"),
         required=1,
-        options=_SAMPLING,
+        options={**_SAMPLING, "out": Option("of a model of raw sound: the .wav file to write")},
         flags=_JSON,
-        examples=('exnihilo sample runs/books "Once" temperature=0.8 max_new_tokens=100 seed=1',),
+        examples=(
+            'exnihilo sample runs/books "Once" temperature=0.8 max_new_tokens=100 seed=1',
+            "exnihilo sample runs/waves max_new_tokens=8000 out=a.wav",
+        ),
     )
     yield Verb(
         "chat",
@@ -153,8 +168,8 @@ def _verbs() -> Iterator[Verb]:
     )
     yield Verb(
         "eval",
-        "loss, a task's metrics beside the majority baseline's, or graded replies, on held-out data",
-        "exnihilo eval RUN [data=PATH] [grader=NAME] [data.KEY=VALUE ...] [--json]",
+        "loss, a task's metrics beside the majority baseline's, graded replies, or suites, on held-out data",
+        "exnihilo eval RUN [data=PATH] [grader=NAME] [--suite NAME[=PATH],...] [data.KEY=VALUE ...] [--json]",
         actions.eval,
         positionals=("RUN",),
         required=1,
@@ -162,6 +177,7 @@ def _verbs() -> Iterator[Verb]:
             "max_tokens": Option("of a loss: read at most this many tokens", int, least=1),
             "max_examples": Option("of a task or with a grader: at most this many examples", int, least=1),
             "grader": Option("grade replies: number, exact, math, code ... or my.py:grade"),
+            **_SUITES,
             "samples": Option("with a grader: replies to each prompt (1)", int, least=1),
             "temperature": Option("with a grader: 0 is greedy (0; with samples 1)", float, least=0),
             "max_new_tokens": Option("with a grader: tokens of a reply (128)", int, least=1),
@@ -177,21 +193,53 @@ def _verbs() -> Iterator[Verb]:
             "exnihilo eval runs/books data=more/",
             "exnihilo eval runs/tags data=test.txt data.format=conll --json",
             "exnihilo eval runs/chat data=gsm8k.jsonl grader=number samples=4",
+            "exnihilo eval runs/books --suite lambada,bits_per_byte=books/,gsm8k=test.jsonl",
+            "exnihilo eval runs/books --suite harness --tasks arc_easy,hellaswag max_examples=100",
+        ),
+    )
+    yield Verb(
+        "probe",
+        "how much each input position bears on each output: nats from the first token to the last, pictures",
+        'exnihilo probe RUN ["TEXT"] [--influence] [data=PATH] [length=64] [texts=8] [--out DIR]',
+        look.probe,
+        positionals=("RUN", "TEXT"),
+        required=1,
+        options={
+            "data": Option("texts to probe with (the run's own validation split)"),
+            "texts": Option("how many (8)", int, least=1),
+            "length": Option("tokens of each, at most the context (64)", int, least=2),
+            "draws": Option("swaps of each position (2)", int, least=1),
+            "seed": Option("of swaps and random weights (0)", int, least=0),
+            "out": Option("the folder of pictures and figures (RUN/probe)"),
+            **_DEVICE,
+        },
+        flags={"influence": "measure influence; the default, and all there is", **_JSON},
+        examples=(
+            "exnihilo probe runs/books --influence",
+            'exnihilo probe runs/books "The old fox went home."',
         ),
     )
     yield Verb(
         "export",
         "write a model for other projects, and prove it equal",
-        "exnihilo export RUN --to hf --out DIR",
+        "exnihilo export RUN --to hf|gguf|onnx --out DIR [--dtype q8_0]",
         actions.export,
         positionals=("RUN",),
         required=1,
         options={
-            "to": Option("format (hf)", choices=("hf",)),
+            "to": Option("format (hf)", choices=("hf", "gguf", "onnx")),
             "out": Option("a folder that does not exist yet"),
-            "dtype": Option("of the weights (as they are)", choices=("fp32", "bf16", "fp16")),
+            "dtype": Option(
+                "hf: fp32, bf16, fp16 (as they are); gguf: f32, f16, q8_0 (f32); onnx: fp32, int8 (fp32)",
+                choices=("fp32", "bf16", "fp16", "f32", "f16", "q8_0", "int8"),
+            ),
         },
         flags={"force": "replace the folder", **_JSON},
+        examples=(
+            "exnihilo export runs/books --to hf --out books-hf",
+            "exnihilo export runs/books --to gguf --dtype q8_0 --out books-gguf",
+            "exnihilo export runs/sentiment --to onnx --dtype int8 --out sentiment-onnx",
+        ),
     )
     yield Verb(
         "import",
@@ -203,6 +251,7 @@ def _verbs() -> Iterator[Verb]:
         options={"out": Option("the run folder to write")},
         flags={"force": "replace the folder", **_JSON},
     )
+    yield serve.VERB
     yield Verb(
         "report",
         "a run folder as one self-contained HTML page",

@@ -237,6 +237,11 @@ class ByteCodec(Codec):
         ]
         self._shown = [b"" if i in self.special_ids else b for i, b in enumerate(self._bytes)]
 
+    @property
+    def pieces(self) -> list[bytes]:
+        """The bytes that each id stands for; none for special ids."""
+        return list(self._shown)
+
     @abstractmethod
     def _piece(self, piece: str) -> bytes:
         """The bytes of an entry of the vocabulary."""

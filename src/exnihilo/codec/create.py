@@ -20,13 +20,21 @@ from exnihilo.codec.base import ROLES, TEMPLATE, Codec, content_hash, cut, scrub
 from exnihilo.codec.bpe import Bpe
 from exnihilo.codec.bytes import Bytes
 from exnihilo.codec.chars import Chars
+from exnihilo.codec.marks import Marks, Waves
 from exnihilo.codec.pretrained import Pretrained, PretrainedBytes, is_byte_level
 from exnihilo.codec.wordpiece import WordPiece
 from exnihilo.config import CodecConfig
 from exnihilo.errors import CodecError, ConfigError, DataError
 from exnihilo.log import Progress, Quiet
 
-_KINDS: dict[str, type[Codec]] = {"bpe": Bpe, "bytes": Bytes, "chars": Chars, "wordpiece": WordPiece}
+_KINDS: dict[str, type[Codec]] = {
+    "bpe": Bpe,
+    "bytes": Bytes,
+    "chars": Chars,
+    "wordpiece": WordPiece,
+    "marks": Marks,
+    "waves": Waves,
+}
 
 
 def train(config: CodecConfig, texts: Iterable[str], progress: Progress | None = None) -> Codec:
@@ -53,6 +61,8 @@ def train(config: CodecConfig, texts: Iterable[str], progress: Progress | None =
             expected="codec.kind=wordpiece",
             next="leave codec.lowercase out",
         )
+    if config.kind in ("marks", "waves"):  # nothing of a text is learnt
+        return Marks.make() if config.kind == "marks" else Waves.make()
     progress = progress or Quiet()
     limit = int(config.sample_mb * 1e6)
     progress.start(f"train tokenizer ({config.kind})", total=limit, unit="bytes")

@@ -8,8 +8,8 @@ but the first, ``_end`` is False on all but the last, both are absent from a doc
 objective that puts a mark at the beginning and the end of a document obeys them; the room joins the encoded
 parts into one item again (unless it is told that every item stands for itself).
 
-An *item* is an encoded example: 1-D arrays are per-token columns, all as long as ``tokens``; numbers are
-per-item columns.
+An *item* is an encoded example: arrays are per-token columns, all as long as ``tokens`` (a second dimension
+is what each position holds: samples of a sound, pixels of a patch); numbers are per-item columns.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ BLOCK = 1 << 20
 
 TEXT = ("text",)
 """The roles of plain documents."""
+
+MEDIA: Mapping[str, frozenset[str]] = {
+    "sound": frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".au", ".w64", ".caf"}),
+    "picture": frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}),
+}
+"""Roles whose value is a path to a file of its own, and the suffixes of such files."""
 
 
 def begins(example: Example) -> bool:

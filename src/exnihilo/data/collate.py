@@ -12,8 +12,8 @@ Key: B rows, T+1 tokens a row. Every batch has
     doc     int32 (B, T+1)  0, 1, 2 ... by piece within the row; -1 at padding
     pos     int64 (B, T+1)  place within the piece, from 0; 0 at padding
 
-and each further per-token column of the items, 0 at padding. Two pieces of one document that meet in a row
-count as two documents: each was cut for itself.
+and each further per-token column of the items, (B, T+1) or (B, T+1, numbers a position), 0 at padding. Two
+pieces of one document that meet in a row count as two documents: each was cut for itself.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def of_items(
         >>> of_items([[(0, 0, 3)]], [item], row=4, pad_id=0)["label"].tolist()
         [[1, 1, 1, 0]]
     """
-    kinds = {name: np.asarray(value).dtype for name, value in items[0].items()} if items else {}
-    columns = {n: np.dtype(np.int64) if k.kind in "iu" else k for n, k in kinds.items() if n != "tokens"}
+    kinds = {name: np.asarray(value) for name, value in items[0].items()} if items else {}
+    columns = {n: _kind(k) for n, k in kinds.items() if n != "tokens"}
 
     def fetch(document: int, start: int, length: int) -> dict[str, np.ndarray]:
         out = {}
@@ -124,6 +124,13 @@ def of_items(
         return out
 
     return rows(pieces, fetch, row=row, pad_id=pad_id, columns=columns)
+
+
+def _kind(value: np.ndarray) -> np.dtype:
+    """Of a column: ids are int64; what holds several numbers a position stays, and says how many."""
+    if value.ndim == 2:
+        return np.dtype((value.dtype, value.shape[1:]))
+    return np.dtype(np.int64) if value.dtype.kind in "iu" else value.dtype
 
 
 def simplify(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

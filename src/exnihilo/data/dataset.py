@@ -19,6 +19,7 @@ from exnihilo.data.cache import digest
 from exnihilo.data.order import Order
 from exnihilo.data.report import PackReport
 from exnihilo.data.shards import Shard
+from exnihilo.errors import DataError
 
 
 class DocRef(NamedTuple):
@@ -40,6 +41,7 @@ class Store:
         self.tokens, self.bytes = int(self.meta["tokens"]), int(self.meta["bytes"])
         self.columns: tuple[str, ...] = tuple(self.meta["columns"])
         self.item_columns: tuple[str, ...] = tuple(self.meta["item_columns"])
+        self.widths: dict[str, int] = dict(self.meta.get("widths", {}))
 
     def __getitem__(self, name: str) -> np.ndarray:
         full = f"{self.side}.{name}"
@@ -47,7 +49,8 @@ class Store:
 
     def column(self, name: str) -> np.ndarray:
         """A per-token column; those of items have a name of their own, so that any may be called "end"."""
-        return self[name if name == "tokens" else f"token.{name}"]
+        flat = self[name if name == "tokens" else f"token.{name}"]
+        return flat.reshape(-1, self.widths[name]) if name in self.widths else flat
 
     def lengths(self) -> np.ndarray:
         """Tokens of each item, int64."""
@@ -125,8 +128,7 @@ class Dataset:
             arrays = {name: store.column(name) for name in store.columns}
             arrays |= {name: store[f"item.{name}"] for name in store.item_columns}
             for name, array in arrays.items():
-                kind = np.dtype(np.int64) if array.dtype.kind in "iu" else array.dtype
-                self.columns[name] = np.promote_types(self.columns.get(name, kind), kind)
+                self.columns[name] = _wider(self.columns.get(name), array, name)
         self.columns["tokens"] = np.dtype(np.int64)
         self.report = self._report()
         self._first_row = np.concatenate([[0], np.cumsum(self.source_rows)]).astype(np.int64)
@@ -167,7 +169,8 @@ class Dataset:
         Returns:
             tokens int64 (B, R), `pad_id` at padding; doc int32 (B, R), 0, 1, 2 ... within the row, -1 at
             padding; pos int64 (B, R), from 0 in each piece of a document; source int64 (B,); and the items'
-            further columns (B, R), 0 at padding, where a number of an item stands at each of its tokens.
+            further columns (B, R) or (B, R, numbers a position), 0 at padding, where a number of an item
+            stands at each of its tokens.
 
         Raises:
             IndexError: a row that there is not.
@@ -216,7 +219,8 @@ class Dataset:
         out["pos"].reshape(-1)[to] = pos
         out["doc"].reshape(-1)[to] = np.repeat(rank, length)
         for name in store.columns:
-            out[name].reshape(-1)[to] = store.column(name)[source]
+            flat = out[name].reshape(-1, *out[name].shape[2:])  # several numbers a position, or one
+            flat[to] = store.column(name)[source]
         for name in store.item_columns:
             out[name].reshape(-1)[to] = np.repeat(store[f"item.{name}"][item], length)
 
@@ -246,3 +250,19 @@ class Dataset:
         for part in self.parts:
             part.store.shard.verify()
             part.pack.verify()
+
+
+def _wider(known: np.dtype | None, array: np.ndarray, name: str) -> np.dtype:
+    """The type of a column over all sources: ids as int64; what holds several numbers a position as it is
+    stored, with their number."""
+    if array.ndim == 1:
+        kind = np.dtype(np.int64) if array.dtype.kind in "iu" else array.dtype
+        return np.promote_types(kind if known is None else known, kind)
+    if known is None:
+        return np.dtype((array.dtype, array.shape[1:]))
+    if known.shape != array.shape[1:]:
+        raise DataError(
+            f"column {name!r} holds {array.shape[1:]} a position in one source, {known.shape} in another",
+            expected="sources that were encoded with the same options",
+        )
+    return np.dtype((np.promote_types(known.base, array.dtype), known.shape))

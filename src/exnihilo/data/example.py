@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exnihilo.data.base import Example
+from exnihilo.data.base import MEDIA, Example
 from exnihilo.data.split import ANSWERS, utf8
 
 
@@ -16,13 +16,15 @@ def readable(example: Example) -> str:
     """What a model is given, as one text: the inputs in their order, words divided by spaces."""
     out = []
     for role, value in example.items():
-        if role[0] == "_" or role in ANSWERS:
+        if role[0] == "_" or role in ANSWERS or role in MEDIA:
             continue
         if isinstance(value, str):
             out.append(value)
         elif isinstance(value, (list, tuple)):
             turns = value and isinstance(value[0], Mapping)
             out.append("\n".join(_said(value)) if turns else " ".join(map(str, value)))
+    if not out:  # of a file alone: its name
+        out = [str(example[role]).replace("\\", "/").rpartition("/")[2] for role in MEDIA if role in example]
     return "\n".join(out)
 
 
@@ -34,7 +36,7 @@ def _said(messages: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def size_of(example: Example) -> int:
     """About how many characters an example has: what bounds a batch on its way."""
-    size = 0
+    size = int(example.get("_size", 0))  # of its file
     for value in example.values():
         if isinstance(value, str):
             size += len(value)

@@ -79,10 +79,10 @@ def find(path: str, *, encoding: str = "utf-8", texts: bool = True) -> Files:
     if root.is_file():
         return _single(root, encoding)
     if root.is_dir():
-        return _choose(path, [(p, p.relative_to(root).as_posix()) for p in _walk(root)], encoding, texts)
+        return _choose(path, [(p, p.relative_to(root).as_posix()) for p in walk(root)], encoding, texts)
     if glob.has_magic(path):
         hits = [Path(p) for p in glob.glob(str(root), recursive=True)]
-        files = {p for h in hits for p in ([h] if h.is_file() else _walk(h) if h.is_dir() else [])}
+        files = {p for h in hits for p in ([h] if h.is_file() else walk(h) if h.is_dir() else [])}
         if not files:
             raise DataError(
                 f"nothing matches {path}", expected="a glob that matches files", next="check data=GLOB"
@@ -104,7 +104,8 @@ def find(path: str, *, encoding: str = "utf-8", texts: bool = True) -> Files:
     )
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
+    """The files below a folder; hidden ones are left out."""
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith(".") and f not in _FOLDERS]
         yield from (Path(folder, n) for n in names if not n.startswith("."))

@@ -10,6 +10,7 @@ whatever the corpus's size.
 The folder holds, for each split that the source has, arrays ``train.NAME`` or ``val.NAME``:
 
     tokens, and the items' other per-token columns as token.NAME     end   int64 [items] where each item ends
+    (of a column that holds several numbers a position, all of them; meta "widths" says how many)
     item.NAME   the items' per-item columns                          hash  uint64 [items] of its document
     file, index [items] where the document stands                    preview  S48 [items] how it begins
     shingle, shingle_end   sampled windows for near-duplicates
@@ -83,6 +84,8 @@ def _batches(pairs: Iterable[tuple[Example, int | None]]) -> Iterator[_Batch]:
 def _place(source: Source, example: Example) -> str:
     """Where an example stands, for messages."""
     at = example.get("_at", f"record {int(example.get('_index', -1)) + 1}")
+    if not at:  # the file is the record
+        return source.names[int(example.get("_file", 0))]
     return f"{source.names[int(example.get('_file', 0))]}, {at}"
 
 
@@ -127,6 +130,7 @@ class _SideWriter:
         self.tokens = self.items = self.documents = self.bytes = self.shingles = 0
         self.names: tuple[str, ...] | None = None
         self.item_names: tuple[str, ...] = ()
+        self.widths: dict[str, int] = {}  # of columns that hold several numbers a position
         self.open = False  # whether an item has been begun whose ends are not written
 
     def append(self, name: str, values: np.ndarray) -> None:
@@ -174,6 +178,7 @@ class _SideWriter:
             raise ValueError(f"an item needs an array 'tokens'; it has {', '.join(item)}")
         self.names = tuple(k for k, v in item.items() if isinstance(v, np.ndarray))
         self.item_names = tuple(k for k in item if k not in self.names)
+        self.widths = {k: int(item[k].shape[1]) for k in self.names if item[k].ndim == 2}  # type: ignore[union-attr]
 
     def _columns(self, items: list[Item]) -> np.ndarray:
         assert self.names is not None
@@ -183,9 +188,12 @@ class _SideWriter:
                 arrays = [x[name] for x in items]
                 if name != "tokens" and [len(a) for a in arrays] != lengths:  # type: ignore[arg-type]
                     raise ValueError(f"column {name!r} is not as long as 'tokens' in every item")
+                if {a.shape[1:] for a in arrays} != ({(self.widths[name],)} if name in self.widths else {()}):  # type: ignore[union-attr]
+                    raise ValueError(f"column {name!r} does not hold as much a position in every item")
             except KeyError as error:
                 raise ValueError(f"an item lacks the column {name!r}, which the first item has") from error
-            self.append(name if name == "tokens" else f"token.{name}", np.concatenate(arrays))
+            flat = np.concatenate(arrays).reshape(-1)
+            self.append(name if name == "tokens" else f"token.{name}", flat)
         return np.array(lengths, np.int64)
 
     def _shingles(self, batch: _Batch, owner: list[int], begin: np.ndarray, skip: int) -> None:
@@ -213,6 +221,7 @@ class _SideWriter:
             "bytes": self.bytes,
             "columns": list(self.names or ("tokens",)),
             "item_columns": list(self.item_names),
+            **({"widths": self.widths} if self.widths else {}),
         }
 
 

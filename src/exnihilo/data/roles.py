@@ -24,10 +24,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from exnihilo.data import fields
-from exnihilo.data.base import Drops
+from exnihilo.data.base import MEDIA, Drops
 from exnihilo.errors import DataError
 
-STRINGS = frozenset({"text", "a", "b", "question", "context", "query", "document"})
+STRINGS = frozenset({"text", "a", "b", "question", "context", "query", "document", *MEDIA})
 BLANK = frozenset({"context"})  # may be empty: a question about nothing has no answer
 _NO_GOLD = {"gold_label": "-"}  # SNLI's mark of a pair on which its annotators did not agree
 
@@ -244,6 +244,7 @@ SHAPES: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "score": _score,
     "answers": _answers,
     "spans": _spans,
+    "events": lambda value, record: json.loads(value) if isinstance(value, str) else list(value),
     "id": lambda value, record: str(value),
 }
 EXPECTED: Mapping[str, str] = {
@@ -254,4 +255,5 @@ EXPECTED: Mapping[str, str] = {
     "tags": "a list of strings or ids",
     "answers": 'a list of {"text", "start"}, or {"text": [...], "answer_start": [...]}',
     "spans": 'a list of {"start", "end", "label"}',
+    "events": 'a list of {"start", "end", "label"}, in seconds',
 }

@@ -23,7 +23,7 @@ from exnihilo import log
 from exnihilo.config import DataConfig, SourceConfig
 from exnihilo.data import cache as cached
 from exnihilo.data import fields, files, hub, layout_names, layouts, tables, text
-from exnihilo.data.base import SEGMENT, TEXT, Drops, Example
+from exnihilo.data.base import MEDIA, SEGMENT, TEXT, Drops, Example
 from exnihilo.data.formats import choose
 from exnihilo.data.formats.reading import Reading
 from exnihilo.data.roles import Mapper
@@ -271,7 +271,7 @@ class WorldSource(Source):
                 expected=f"its roles: {', '.join(self.documents.roles)}",
                 next="data=world:VIEW with another view: " + ", ".join(views.VIEWS),
             )
-        self.count = int(count) if count else WORLD_DOCUMENTS
+        self.count = int(count) if count else self.documents.count or WORLD_DOCUMENTS
         self.names = ("world",)
         self.format = "" if view == "stories" else f"its view {view!r}" + (f", {kind} alone" if kind else "")
 
@@ -387,7 +387,7 @@ def settle(config: DataConfig, cache: Path | None = None) -> DataConfig:
 def inherit(val: DataConfig, data: DataConfig) -> DataConfig:
     """The validation data's settings; how files are read is as for `data` where it says nothing."""
     plain = DataConfig()
-    keys = ("format", "columns", "header", "quotes", "fields")
+    keys = ("format", "columns", "header", "quotes", "fields", "pattern", "group")
     kept = {k: getattr(data, k) for k in keys if getattr(val, k) == getattr(plain, k)}
     return val.model_copy(update=kept)
 
@@ -409,6 +409,10 @@ def open_source(
         return WorldSource(config, data, want)
     if path.startswith("hub:"):
         return HubSource(config, data, want)
+    if MEDIA.keys() & {*want.roles}:
+        from exnihilo.data import media
+
+        return media.open_media(config, data, want)
     documents = set(want.roles) <= set(TEXT) and data.format in ("auto", "text")
     return FileSource(config, data, want, files.find(path, encoding=data.encoding, texts=documents))
 

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from exnihilo.data.base import Example, begins
+from exnihilo.data.base import MEDIA, Example, begins
 from exnihilo.errors import DataError
 
 FEW = 20
@@ -35,7 +35,7 @@ TRAIN, VAL = 0, 1
 SIDES = ("train", "val")
 SUBJECTS = ("context", "query", "a", "words", "text", "prompt", "messages")
 """What an example is about: the first of these roles that it has makes its group."""
-ANSWERS = frozenset({"label", "score", "tags", "spans", "answers", "id", "answer", "record"})
+ANSWERS = frozenset({"label", "score", "tags", "spans", "answers", "id", "answer", "record", "events"})
 """Roles that are no input."""
 
 
@@ -45,8 +45,12 @@ def document_hash(example: Example) -> int:
 
 
 def inputs_hash(example: Example) -> int:
-    """64 bits of what a model is given, without the answer: finds examples that occur twice."""
-    return _hash({k: v for k, v in example.items() if k[0] != "_" and k not in ANSWERS})
+    """64 bits of what a model is given, without the answer: finds examples that occur twice. Of a sound or a
+    picture: of its file's content, and of what else is given with it."""
+    given = {k: v for k, v in example.items() if k[0] != "_" and k not in ANSWERS}
+    if isinstance(content := example.get("_content"), str):
+        given = {k: v for k, v in given.items() if k not in MEDIA} | {"content": content}
+    return _hash(given)
 
 
 def group_hash(example: Example) -> int:

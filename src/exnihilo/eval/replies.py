@@ -10,7 +10,9 @@ marks no turns (a base model), the prompt's text is continued as it stands.
 
 pass@k is the probability that at least one of k replies is right, estimated without bias from n >= k of them:
 1 - C(n - c, k) / C(n, k) with c right ones (Chen et al. 2021, arXiv:2107.03374). Intervals are percentile
-bootstraps over prompts: the replies to one prompt are not independent of each other.
+bootstraps over prompts: the replies to one prompt are not independent of each other. Where k = n, pass@k is a
+share of prompts and has Wilson's interval; so it has where all or none are right, of which the bootstrap
+says [0, 0], as if that were certain.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from exnihilo.codec.chat import END, START, Chat
 from exnihilo.errors import DataError, UsageError
 from exnihilo.eval.graders.base import SECONDS, Graded, Grader, grade_many
 from exnihilo.infer import generate
-from exnihilo.infer.interval import bootstrap
+from exnihilo.infer.interval import bootstrap, wilson
 from exnihilo.metrics.pass_at_k import pass_at_k
 
 if TYPE_CHECKING:
@@ -137,7 +139,8 @@ def evaluate_replies(
         out = [i for i in range(len(given)) if len(ids[i]) > room]
         log.warn(
             f"{len(out)} prompts leave no room to answer in a context of {room + 1}: "
-            f"examples {', '.join(str(i + 1) for i in out[:5])}{' ...' if len(out) > 5 else ''}"
+            + ", ".join(str(given[i].get("_at") or f"example {i + 1}") for i in out[:5])
+            + (" ..." if len(out) > 5 else "")
         )
     if not kept:
         raise DataError(
@@ -177,7 +180,10 @@ def figures(replies: Sequence[Reply], samples: int, *, seed: int = 0) -> dict[st
     columns["length"] = _rows([float(len(r.ids)) for r in replies], samples).mean(1)
     out: dict[str, float] = {}
     for name, values in columns.items():
-        low, high = bootstrap(values, seed=seed)
+        if name == f"pass@{samples}" or (name[:5] == "pass@" and values.min() == values.max() in (0.0, 1.0)):
+            low, high = wilson(float(values.sum()), len(values))
+        else:
+            low, high = bootstrap(values, seed=seed)
         out |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
     parts = Counter(name for r in replies for name in r.graded.parts)
     for name in parts:

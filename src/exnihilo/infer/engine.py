@@ -37,7 +37,8 @@ import numpy as np
 from exnihilo.errors import UsageError
 from exnihilo.infer.board import Board
 from exnihilo.infer.request import Completion, Reason, Request, Token
-from exnihilo.infer.step import choose
+from exnihilo.infer.speculate import speculator
+from exnihilo.infer.step import Step, choose
 
 if TYPE_CHECKING:
     from exnihilo.model.model import Model
@@ -80,6 +81,13 @@ class Engine:
         chunk: tokens of prompts that are read beside each step.
         path: how a step is computed: "native" (native.c, decoders in float32 on a CPU), "torch" (the model
             itself), or "auto", the fastest that applies.
+        step: an implementation of one's own instead (`step.Step`), made for so many slots; `threads`,
+            `weights` and `path` then say nothing.
+        speculate: "lookup" guesses that a text goes on as it did before after the same few tokens; a smaller
+            model with the same vocabulary writes drafts. What they guess is checked in one forward, and a
+            token that was not guessed is drawn as always: texts are the same, sampled ones too. Used while
+            it is measured to be faster.
+        draft_tokens: guessed at once, at most.
 
     Attributes:
         path: how a step is computed, in words.
@@ -98,11 +106,15 @@ class Engine:
         weights: Literal["float32", "int8"] = "float32",
         chunk: int = 256,
         path: Literal["auto", "native", "torch"] = "auto",
+        step: Step | None = None,
+        speculate: Literal["off", "lookup"] | Model = "off",
+        draft_tokens: int = 5,
     ) -> None:
         for name, value in (
             ("slots", slots),
             ("chunk", chunk),
             ("threads", 1 if threads is None else threads),
+            ("draft_tokens", draft_tokens),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(
@@ -111,8 +123,10 @@ class Engine:
         self._context, vocabulary = model.config.context, model.config.vocab_size
         assert vocabulary is not None, "a built model knows its vocabulary"
         self._vocabulary, self._eos, self._chunk = vocabulary, frozenset(eos), chunk
-        self._step = choose(model, slots, threads, weights, path)
+        self._model: Model | None = model  # `refresh` reads it again
+        self._step = step or choose(model, slots, threads, weights, path)
         self._board = Board(slots, vocabulary)
+        self._drafts = speculator(speculate, draft_tokens, model, slots, threads)
         self._free: deque[int] = deque(range(slots))
         self._seats: dict[int, _Seat] = {}
         self._held: list[list[int]] = [[] for _ in range(slots)]  # ids whose keys and values a slot holds
@@ -123,6 +137,25 @@ class Engine:
     @property
     def path(self) -> str:
         return self._step.name
+
+    @property
+    def native(self) -> bool:
+        """Whether steps are computed by native.c, to the last bit alike whatever shares them."""
+        return self._step.exact
+
+    def clear(self) -> None:
+        """Cancel all requests."""
+        for handle in list(self._jobs):
+            self.cancel(handle)
+
+    def let_go(self) -> None:
+        """Keep the model alive no longer: it is somebody else's, and `refresh` will not be asked for."""
+        self._model = None
+
+    @property
+    def drafts(self) -> tuple[int, int]:
+        """Tokens that were drafted so far, and how many of them were right; (0, 0) without speculation."""
+        return (0, 0) if self._drafts is None else (self._drafts.drafted, self._drafts.right)
 
     @property
     def slots(self) -> int:
@@ -151,16 +184,28 @@ class Engine:
                 next="run or cancel them",
             )
         self._step.refresh()
+        if self._drafts is not None:
+            self._drafts.refresh()
         self._held = [[] for _ in self._held]
 
     def add(self, request: Request) -> int:
         """Put a request in the queue; returns its handle."""
-        request.check(self._vocabulary, self._context)
+        self._check(request)
         handle = self._next_handle
         self._next_handle += 1
         job = self._jobs[handle] = _Job(handle, request, list(range(request.n)))
         self._queue.append(job)
         return handle
+
+    def _check(self, request: Request) -> None:
+        request.check(self._vocabulary, self._context)
+        if request.constraint is not None:
+            state = request.constraint.start()
+            begins = set(np.flatnonzero(state.allowed()).tolist()) - self._eos - request.stop_ids
+            if not begins and not state.accepting:
+                raise UsageError(
+                    "a constraint under which no text can begin", next="another one, or other stop ids"
+                )
 
     def cancel(self, handle: int, index: int | None = None) -> None:
         """End a request, or one of its completions, without another token. Unknown handles are of requests
@@ -178,22 +223,24 @@ class Engine:
                 self._jobs.pop(handle, None)
 
     def step(self) -> list[Token]:
-        """One token more for each text that is ready; empty where there is nothing to do, or only prompts
-        were read."""
+        """One token more for each text that is ready, or several where drafts were right; empty where there
+        is nothing to do, or only prompts were read."""
         tokens: list[Token] = []
-        for slot, seat, reason, _ in self._advance(1):
-            board, last = self._board, int(self._board.made_S[slot]) - 1
-            tokens.append(
-                Token(
-                    seat.job.handle,
-                    seat.index,
-                    int(board.ids_SN[slot, last]),
-                    float(board.warm_SN[slot, last]),
-                    float(board.processed_SN[slot, last]),
-                    float(board.raw_SN[slot, last]),
-                    reason,
+        for slot, seat, reason, count in self._advance(1):
+            board, made = self._board, int(self._board.made_S[slot])
+            for at in range(made - count, made):
+                tokens.append(
+                    Token(
+                        seat.job.handle,
+                        seat.index,
+                        int(board.ids_SN[slot, at]),
+                        float(board.warm_SN[slot, at]),
+                        float(board.processed_SN[slot, at]),
+                        float(board.raw_SN[slot, at]),
+                        reason if at == made - 1 else None,
+                        board.tops[slot][at] if board.top[slot] else (),
+                    )
                 )
-            )
         return tokens
 
     def run(
@@ -216,7 +263,7 @@ class Engine:
                 next="step() until they are over",
             )
         for request in requests:
-            request.check(self._vocabulary, self._context)
+            self._check(request)
         first, total, done = self._next_handle, sum(r.n for r in requests), 0
         out: list[list[Completion | None]] = [[None] * r.n for r in requests]
         for request in requests:
@@ -231,8 +278,7 @@ class Engine:
                 if progress is not None and done > before:
                     progress(done, total)
         finally:
-            for handle in list(self._jobs):
-                self.cancel(handle)
+            self.clear()
         return [[c for c in row if c is not None] for row in out]
 
     def _completion(self, slot: int, reason: Reason) -> Completion:
@@ -243,19 +289,25 @@ class Engine:
             board.processed_SN[slot, :n].tolist(),
             reason,
             board.raw_SN[slot, :n].tolist(),
+            list(board.tops[slot]),
         )
 
     def _advance(self, most: int, ended: bool = False) -> list[tuple[int, _Seat, Reason | None, int]]:
         """Read prompts and draw tokens, up to `most` a text or until one ends. What has moved: (slot, seat,
-        reason, tokens); with `ended` only texts that are over. Their slots are free already, and what the
+        reason, how many); with `ended` only texts that are over. Their slots are free already, and what the
         board holds of them is valid until the next call."""
         self._admit()
+        before_S = self._board.made_S.copy()
         reading = [s for s, seat in self._seats.items() if seat.reads]
         live = [s for s, seat in self._seats.items() if not seat.reads and self._board.made_S[s] > 0]
         if reading:
-            moved, times = self._mixed(reading, live), 1
+            moved = self._mixed(reading, live)
         elif live:
-            moved, times = live, self._step.decode(self._board, live, most)
+            moved = live
+            if self._drafts is None:
+                self._step.decode(self._board, live, most)
+            else:
+                self._drafts.advance(self._step, self._board, live, most)
         else:
             return []
         out: list[tuple[int, _Seat, Reason | None, int]] = []
@@ -263,14 +315,12 @@ class Engine:
             flags = self._board.ended(np.asarray(moved))
             for slot, over in zip(moved, flags.tolist(), strict=True):
                 if over or not ended:
-                    out.append((slot, self._seats[slot], self._reason(slot) if over else None, times))
+                    count = int(self._board.made_S[slot] - before_S[slot])
+                    out.append((slot, self._seats[slot], self._board.reason(slot) if over else None, count))
             for slot, _, reason, _ in out:
                 if reason is not None:
                     self._leave(slot)
         return out
-
-    def _reason(self, slot: int) -> Reason:
-        return "eos" if int(self._board.last_S[slot]) in self._board.stops[slot] else "length"
 
     def _mixed(self, reading: list[int], live: list[int]) -> list[int]:
         """One forward of everybody's next token and of chunks of prompts; returns the slots that drew."""
@@ -327,6 +377,8 @@ class Engine:
             for s, index in zip(members, job.waiting, strict=False):
                 self._seats[s] = _Seat(job, index)
                 self._board.seat(s, request, index, limit, stops)
+                if self._drafts is not None:
+                    self._drafts.seat(s, request, index, limit, stops)
             job.live |= set(members)
             del job.waiting[:count]
             if not job.waiting:
@@ -377,10 +429,13 @@ class Engine:
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    count = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        count += 1
-    return count
+    """Length of the common beginning: whole slices are compared, which is far quicker than id by id."""
+    a, b = (list(x) if not isinstance(x, list) else x for x in (a, b))
+    low, high = 0, min(len(a), len(b))  # equal below low
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

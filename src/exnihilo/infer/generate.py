@@ -17,22 +17,23 @@ See docs/sampling.md.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from exnihilo.errors import UsageError
 from exnihilo.infer.decoder import Frozen
-from exnihilo.infer.engine import Engine
+from exnihilo.infer.keep import borrow
 from exnihilo.infer.request import Request
 from exnihilo.infer.sampling import Sampling, uniforms
 from exnihilo.infer.stops import Stops, check
 
 if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
+    from exnihilo.infer.structure import Constraint
     from exnihilo.model.model import Model
 
 Prompt = str | Sequence[int]
-FinishReason = Literal["eos", "stop", "length"]
+FinishReason = Literal["eos", "stop", "length", "failed"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,11 @@ class Generation:
         ids: every drawn id, the final eos and the tokens of a stop string included.
         logprobs: of each id under the model itself (temperature 1, nothing filtered), in nats.
         processed_logprobs: of each id under the distribution it was drawn from; 0 for greedy.
-        finish_reason: "eos", "stop" (a stop string) or "length" (max_new_tokens, or the end of the context).
+        finish_reason: "eos" (or the end of what a constraint allows), "stop" (a stop string), "length"
+            (max_new_tokens, or the end of the context) or "failed" (a constraint that could not be followed).
         prompt_ids: what the model was given, BOS included.
+        top: at each place the likeliest ids with their log-probabilities under the model itself, best first;
+            empty where none were asked for.
     """
 
     text: str
@@ -54,6 +58,7 @@ class Generation:
     processed_logprobs: list[float]
     finish_reason: FinishReason
     prompt_ids: list[int]
+    top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
 
 def generate(
@@ -75,6 +80,8 @@ def generate(
     eos: Collection[int] | None = None,
     rows: int = 32,
     first: int = 0,
+    constraint: Constraint | None = None,
+    top: int = 0,
 ) -> list[Generation]:
     """Continue each prompt.
 
@@ -91,6 +98,8 @@ def generate(
         eos: ids that end a text; default: the codec's eos. Empty: none does.
         rows: texts decoded together; changes speed and memory, never the result.
         first: number of the first request, so that a list cut in parts gives what the whole list gives.
+        constraint: what each text must be like, compiled by `structure.constraint`.
+        top: of so many likeliest ids the log-probabilities are told at each place.
 
     Returns:
         One `Generation` a prompt, in order.
@@ -118,7 +127,9 @@ def generate(
         frequency_penalty,
         logit_bias or {},
     )
-    job = _Job.checked(model, codec, prompts, max_new_tokens, sampling, seed, stop, eos, first)
+    job = _Job.checked(
+        model, codec, prompts, max_new_tokens, sampling, seed, stop, eos, first, constraint, top
+    )
     if not job.prompts:
         return []
     with Frozen(model)():  # once for all steps: switching every module's mode takes longer than a small step
@@ -143,6 +154,8 @@ def stream(
     stop: Sequence[str] | str = (),
     eos: Collection[int] | None = None,
     first: int = 0,
+    constraint: Constraint | None = None,
+    top: int = 0,
 ) -> Generator[str, None, Generation]:
     """Continue one prompt; yields text as soon as it is certain: whole characters, nothing of a stop string.
 
@@ -163,7 +176,9 @@ def stream(
         frequency_penalty,
         logit_bias or {},
     )
-    job = _Job.checked(model, codec, [prompt], max_new_tokens, sampling, seed, stop, eos, first)
+    job = _Job.checked(
+        model, codec, [prompt], max_new_tokens, sampling, seed, stop, eos, first, constraint, top
+    )
     return _stream(model, job)
 
 
@@ -180,6 +195,8 @@ class _Job:
     stop: tuple[str, ...]
     eos: frozenset[int]
     first: int
+    constraint: Constraint | None
+    top: int
 
     @classmethod
     def checked(
@@ -193,6 +210,8 @@ class _Job:
         stop: Sequence[str] | str,
         eos: Collection[int] | None,
         first: int,
+        constraint: Constraint | None,
+        top: int,
     ) -> _Job:
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise UsageError(
@@ -229,7 +248,10 @@ class _Job:
                     expected=f"at most {context - 1} tokens, so that there is room for a new one",
                     next="shorten the prompt, or train with a larger model.context",
                 )
-        return cls(codec, ids, context, max_new_tokens, sampling, seed, strings, frozenset(eos), first)
+        stops = frozenset(eos)
+        return cls(
+            codec, ids, context, max_new_tokens, sampling, seed, strings, stops, first, constraint, top
+        )
 
     def request(self, number: int) -> Request:
         return Request(
@@ -239,6 +261,8 @@ class _Job:
             seed=self.seed,
             number=self.first + number,
             stop_ids=self.eos,
+            constraint=self.constraint,
+            top=self.top,
         )
 
 
@@ -265,13 +289,23 @@ class _Text:
         self._ids: list[int] = []
         self._raw: list[float] = []
         self._processed: list[float] = []
+        self._top: list[tuple[tuple[int, float], ...]] = []
         self.reason: FinishReason | None = None
 
-    def push(self, token: int, raw: float, processed: float) -> str:
+    def push(
+        self,
+        token: int,
+        raw: float,
+        processed: float,
+        top: tuple[tuple[int, float], ...] = (),
+        last: FinishReason | None = None,
+    ) -> str:
         """Add a token; returns the text that is now certain, and sets `reason` if this was the last one."""
         self._ids.append(token)
         self._raw.append(raw)
         self._processed.append(processed)
+        if self._job.top:
+            self._top.append(top)
         piece = ""
         if token in self._job.eos:
             self.reason = "eos"
@@ -280,6 +314,8 @@ class _Text:
         full = len(self._ids) >= self._job.max_new_tokens
         if self.reason is None and (full or len(self._prompt) + len(self._ids) >= self._job.context):
             self.reason = "length"
+        if last is not None and (self.reason is None or self._job.constraint is not None):
+            self.reason = last
         if self.reason is not None and self._streamer is not None:
             piece += self._stops.push(self._streamer.finish())
         if self._stops.found is not None:
@@ -292,33 +328,38 @@ class _Text:
     def result(self) -> Generation:
         assert self.reason is not None
         text = "".join(self._pieces)
-        return Generation(text, self._ids, self._raw, self._processed, self.reason, self._prompt)
+        return Generation(text, self._ids, self._raw, self._processed, self.reason, self._prompt, self._top)
 
 
 def _run(model: Model, job: _Job, slots: int) -> list[Generation]:
     """Decode all requests, so many at a time."""
-    engine, texts = Engine(model, slots=slots), [_Text(job, prompt) for prompt in job.prompts]
-    if not job.stop:  # nobody need look at a token before its text is over
-        for text, (done,) in zip(texts, engine.run([job.request(i) for i in range(len(texts))]), strict=True):
-            for token in zip(done.ids, done.raw, done.processed, strict=True):
-                text.push(*token)
+    texts = [_Text(job, prompt) for prompt in job.prompts]
+    with borrow(model, slots) as engine:
+        if not job.stop:  # nobody need look at a token before its text is over
+            found = engine.run([job.request(i) for i in range(len(texts))])
+            for text, (done,) in zip(texts, found, strict=True):
+                for i, token in enumerate(zip(done.ids, done.raw, done.processed, strict=True)):
+                    last = done.reason if i == len(done.ids) - 1 else None
+                    text.push(*token, done.top[i] if done.top else (), last)
+            return [text.result() for text in texts]
+        handles = {engine.add(job.request(i)): i for i in range(len(texts))}
+        while engine.active or engine.waiting:
+            for token in engine.step():
+                text = texts[handles[token.handle]]
+                if text.reason is None:
+                    text.push(token.id, token.raw, token.processed, token.top, token.reason)
+                if text.reason is not None:
+                    engine.cancel(token.handle)
         return [text.result() for text in texts]
-    handles = {engine.add(job.request(i)): i for i in range(len(texts))}
-    while engine.active or engine.waiting:
-        for token in engine.step():
-            text = texts[handles[token.handle]]
-            text.push(token.id, token.raw, token.processed)
-            if text.reason is not None:
-                engine.cancel(token.handle)
-    return [text.result() for text in texts]
 
 
 def _stream(model: Model, job: _Job) -> Generator[str, None, Generation]:
-    engine, text = Engine(model, slots=1), _Text(job, job.prompts[0])
-    engine.add(job.request(0))
-    while text.reason is None:
-        for token in engine.step():
-            piece = text.push(token.id, token.raw, token.processed)
-            if piece:
-                yield piece
+    text = _Text(job, job.prompts[0])
+    with borrow(model, 1) as engine:
+        engine.add(job.request(0))
+        while text.reason is None:
+            for token in engine.step():
+                piece = text.push(token.id, token.raw, token.processed, token.top, token.reason)
+                if piece:
+                    yield piece
     return text.result()

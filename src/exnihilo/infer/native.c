@@ -98,11 +98,12 @@ typedef struct {
     char pad1[60];
     _Atomic int sleepers;
     _Atomic int stop;
+    _Atomic int use;                    /* threads that take part */
     Phase phase;
     int threads;
     pthread_t ids[256];
     pthread_mutex_t lock;
-    pthread_cond_t wake;
+    pthread_cond_t wake, rest;
 } Crew;
 
 #define NEXT(t) ((uint32_t)((t) & 0xFFFFF))
@@ -203,7 +204,7 @@ static void help(Engine *e, int thread) {
 static void parallel(Engine *e, Phase phase, int chunks) {
     Crew *c = &e->crew;
     e->epoch++;
-    if (c->threads == 1 || chunks == 1) {
+    if (atomic_load_explicit(&c->use, memory_order_relaxed) == 1 || chunks == 1) {
         for (int i = 0; i < chunks; i++) phase(e, i, 0);
         return;
     }
@@ -232,6 +233,12 @@ static void *worker(void *arg) {
     Crew *c = &s.e->crew;
     int idle = 0;
     while (!atomic_load_explicit(&c->stop, memory_order_acquire)) {
+        if (s.thread >= atomic_load_explicit(&c->use, memory_order_relaxed)) {
+            pthread_mutex_lock(&c->lock);
+            while (s.thread >= atomic_load(&c->use) && !atomic_load(&c->stop)) pthread_cond_wait(&c->rest, &c->lock);
+            pthread_mutex_unlock(&c->lock);
+            continue;
+        }
         uint64_t t = atomic_load_explicit(&c->ticket, memory_order_acquire);
         if (NEXT(t) < CHUNKS(t)) {
             help(s.e, s.thread);
@@ -244,7 +251,8 @@ static void *worker(void *arg) {
             pthread_mutex_lock(&c->lock);
             atomic_fetch_add(&c->sleepers, 1);
             t = atomic_load_explicit(&c->ticket, memory_order_seq_cst);
-            if (NEXT(t) >= CHUNKS(t) && !atomic_load(&c->stop)) pthread_cond_wait(&c->wake, &c->lock);
+            if (NEXT(t) >= CHUNKS(t) && !atomic_load(&c->stop) && s.thread < atomic_load(&c->use))
+                pthread_cond_wait(&c->wake, &c->lock);
             atomic_fetch_sub(&c->sleepers, 1);
             pthread_mutex_unlock(&c->lock);
             idle = 0;
@@ -255,14 +263,17 @@ static void *worker(void *arg) {
 
 /* ---------------------------------------------------------------- products */
 
-/* M rows times NP panels; every sum runs over k in ascending order. */
+/* M rows times NP panels; every sum runs over k in ascending order. With many rows, memory that will be wanted
+ * soon is asked for on the way, `share` bytes of it each turn. */
 #define TILE(M, NP)                                                                                      \
     static inline __attribute__((always_inline)) void tile_##M##_##NP(                                   \
-        const float *restrict x, int64_t ldx, const float *restrict w, int64_t k, float *restrict out) { \
+        const float *restrict x, int64_t ldx, const float *restrict w, int64_t k, float *restrict out,   \
+        const char *soon, int64_t share) {                                                               \
         vf a[M][2 * NP];                                                                                 \
         for (int m = 0; m < M; m++)                                                                      \
             for (int p = 0; p < 2 * NP; p++) a[m][p] = (vf){0};                                          \
         for (int64_t i = 0; i < k; i++) {                                                                \
+            if (M > 3) __builtin_prefetch(soon + i * share);                                             \
             _Pragma("GCC unroll 8") for (int p = 0; p < NP; p++) {                                       \
                 vf w0 = load(w + (p * k + i) * PW), w1 = load(w + (p * k + i) * PW + W);                 \
                 _Pragma("GCC unroll 8") for (int m = 0; m < M; m++) {                                    \
@@ -277,18 +288,19 @@ static void *worker(void *arg) {
     }
 TILE(1, 1) TILE(1, 2) TILE(1, 4) TILE(2, 1) TILE(2, 2) TILE(3, 1) TILE(3, 2) TILE(4, 1) TILE(5, 1) TILE(6, 1)
 
-static void tile(int m, int np, const float *x, int64_t ldx, const float *w, int64_t k, float *out) {
+static void tile(int m, int np, const float *x, int64_t ldx, const float *w, int64_t k, float *out, const char *soon,
+                 int64_t share) {
     switch (m * 8 + np) {
-        case 9: tile_1_1(x, ldx, w, k, out); break;
-        case 10: tile_1_2(x, ldx, w, k, out); break;
-        case 12: tile_1_4(x, ldx, w, k, out); break;
-        case 17: tile_2_1(x, ldx, w, k, out); break;
-        case 18: tile_2_2(x, ldx, w, k, out); break;
-        case 25: tile_3_1(x, ldx, w, k, out); break;
-        case 26: tile_3_2(x, ldx, w, k, out); break;
-        case 33: tile_4_1(x, ldx, w, k, out); break;
-        case 41: tile_5_1(x, ldx, w, k, out); break;
-        default: tile_6_1(x, ldx, w, k, out); break;
+        case 9: tile_1_1(x, ldx, w, k, out, soon, share); break;
+        case 10: tile_1_2(x, ldx, w, k, out, soon, share); break;
+        case 12: tile_1_4(x, ldx, w, k, out, soon, share); break;
+        case 17: tile_2_1(x, ldx, w, k, out, soon, share); break;
+        case 18: tile_2_2(x, ldx, w, k, out, soon, share); break;
+        case 25: tile_3_1(x, ldx, w, k, out, soon, share); break;
+        case 26: tile_3_2(x, ldx, w, k, out, soon, share); break;
+        case 33: tile_4_1(x, ldx, w, k, out, soon, share); break;
+        case 41: tile_5_1(x, ldx, w, k, out, soon, share); break;
+        default: tile_6_1(x, ldx, w, k, out, soon, share); break;
     }
 }
 
@@ -365,15 +377,30 @@ static void normalise(const Engine *e, const Norm *n, const float *x, float *y, 
     }
 }
 
-/* Rows as int8 in blocks of QB with a scale each; k is padded with zeros. */
+/* Rows as int8 in blocks of QB with a scale each; k is padded with zeros. Adding 1.5 * 2^23 rounds to whole
+ * numbers, halves to even. */
 static void quantise(const float *x, int k, int8_t *q, float *s) {
     for (int b = 0; b * QB < k; b++) {
         int n = k - b * QB < QB ? k - b * QB : QB;
-        float top = 0;
-        for (int i = 0; i < n; i++) top = fmaxf(top, fabsf(x[b * QB + i]));
-        float scale = top / 127.0f, inverse = top > 0 ? 127.0f / top : 0;
-        s[b] = scale;
-        for (int i = 0; i < QB; i++) q[b * QB + i] = i < n ? (int8_t)lrintf(x[b * QB + i] * inverse) : 0;
+        float part[QB], top = 0, t[W];
+        const float *from = x + b * QB;
+        if (n < QB) {
+            memset(part, 0, sizeof part);
+            memcpy(part, from, sizeof(float) * n);
+            from = part;
+        }
+        vf high = {0};
+        for (int i = 0; i < QB; i += W) high = vmax(high, (vf)((vi)load(from + i) & 0x7FFFFFFF));
+        memcpy(t, &high, sizeof t);
+        for (int i = 0; i < W; i++) top = t[i] > top ? t[i] : top;
+        float inverse = top > 1e-35f ? 127.0f / top : 0; /* below, it would be infinite */
+        s[b] = inverse > 0 ? top / 127.0f : 0;
+        for (int i = 0; i < QB; i += W) {
+            vi whole = (vi)(load(from + i) * inverse + 12582912.0f) - 0x4B400000;
+            int32_t y[W];
+            memcpy(y, &whole, sizeof y);
+            for (int j = 0; j < W; j++) q[b * QB + i + j] = (int8_t)y[j];
+        }
     }
 }
 
@@ -484,6 +511,9 @@ static void product(Engine *e, int chunk, int thread) {
     }
     int first = chunk * e->group, last = first + e->group < a->panels ? first + e->group : a->panels;
     int most = a->q ? 4 : 6, blocks = (e->R + most - 1) / most;
+    /* what this thread will probably read after this chunk: asked for while this one's rows keep it busy */
+    int64_t panel = (int64_t)a->k * PW * sizeof(float), ahead = (int64_t)(chunk + e->crew.use) * e->group;
+    const char *soon = (const char *)a->w + (ahead + e->group <= a->panels ? ahead : first) * panel;
     float t[2 * 6 * PW] __attribute__((aligned(64)));
     for (int b = 0; b < blocks; b++) {
         int row = (int)((int64_t)e->R * b / blocks), m = (int)((int64_t)e->R * (b + 1) / blocks) - row;
@@ -501,11 +531,11 @@ static void product(Engine *e, int chunk, int thread) {
                 np = e->kind == GATED ? 2 : 1;
                 for (int j = 0; j < np; j++)
                     tile(m, 1, in + (int64_t)row * stride, stride, a->w + (int64_t)(p + j) * a->k * PW, a->k,
-                         t + j * 6 * PW);
+                         t + j * 6 * PW, soon + j * panel + b * (panel / blocks), (panel / blocks) / a->k);
                 place_tile(e, row, m, p, np, t, PW, 6 * PW);
             } else {
                 np = m == 1 && left >= 4 ? 4 : left >= 2 ? 2 : 1;
-                tile(m, np, in + (int64_t)row * stride, stride, a->w + (int64_t)p * a->k * PW, a->k, t);
+                tile(m, np, in + (int64_t)row * stride, stride, a->w + (int64_t)p * a->k * PW, a->k, t, NULL, 0);
                 place_tile(e, row, m, p, np, t, np * PW, PW);
             }
             p += np;
@@ -768,6 +798,7 @@ API void nihil_free(Engine *e) {
     atomic_store(&e->crew.stop, 1);
     pthread_mutex_lock(&e->crew.lock);
     pthread_cond_broadcast(&e->crew.wake);
+    pthread_cond_broadcast(&e->crew.rest);
     pthread_mutex_unlock(&e->crew.lock);
     for (int i = 1; i < e->crew.threads; i++) pthread_join(e->crew.ids[i], NULL);
     Mat *heads[1] = {&e->head};
@@ -813,6 +844,8 @@ API Engine *nihil_new(const Sizes *z) {
     }
     pthread_mutex_init(&e->crew.lock, NULL);
     pthread_cond_init(&e->crew.wake, NULL);
+    pthread_cond_init(&e->crew.rest, NULL);
+    e->crew.use = z->threads;
     e->crew.threads = 1;
     for (int l = 0; good && l < z->depth; l++) {
         Layer *y = e->layers + l;
@@ -835,6 +868,34 @@ API Engine *nihil_new(const Sizes *z) {
 }
 
 API int nihil_threads(Engine *e) { return e->crew.threads; }
+
+/* So many threads take part from now on; the others sleep. Not during a forward. */
+API void nihil_use(Engine *e, int threads) {
+    Crew *c = &e->crew;
+    if (atomic_load(&c->use) == threads) return;
+    pthread_mutex_lock(&c->lock);
+    atomic_store(&c->use, threads);
+    pthread_cond_broadcast(&c->wake);
+    pthread_cond_broadcast(&c->rest);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* A mark of what memory holds: eight running products of 64 bits, so that it is read at memory's speed. */
+API uint64_t nihil_mark(const void *from, int64_t bytes) {
+    uint64_t h[8], w;
+    const unsigned char *p = from;
+    for (int i = 0; i < 8; i++) h[i] = 0x9E3779B97F4A7C15ull * (uint64_t)(i + 1) + (uint64_t)bytes;
+    for (; bytes >= 64; bytes -= 64, p += 64)
+        for (int i = 0; i < 8; i++) {
+            memcpy(&w, p + 8 * i, 8);
+            h[i] = (h[i] ^ w) * 0xD6E8FEB86659FD93ull;
+            h[i] ^= h[i] >> 32;
+        }
+    for (int i = 0; bytes > 0; bytes--, p++, i = (i + 1) % 8) h[i] = (h[i] ^ *p) * 0xD6E8FEB86659FD93ull;
+    w = 0;
+    for (int i = 0; i < 8; i++) w = (w ^ h[i] ^ (h[i] >> 29)) * 0xBF58476D1CE4E5B9ull;
+    return w ^ (w >> 31);
+}
 
 static Mat *matrix(Engine *e, int layer, int which) {
     if (layer < 0) return &e->head;

@@ -21,7 +21,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from exnihilo.errors import UsageError
+from exnihilo.infer import tune
 from exnihilo.infer.board import Board, draw
 from exnihilo.model.heads import Tokens
 from exnihilo.model.model import Model
@@ -137,6 +139,8 @@ def _declared(lib: ctypes.CDLL) -> ctypes.CDLL:
         "new": (_pointer, [ctypes.POINTER(_Sizes)]),
         "free": (None, [_pointer]),
         "threads": (_int, [_pointer]),
+        "use": (None, [_pointer, _int]),
+        "mark": (ctypes.c_uint64, [_pointer, ctypes.c_int64]),
         "pack": (_int, [_pointer, _int, _int, _pointer, _pointer, _int, _int, _int, _int]),
         "norm": (_int, [_pointer, _int, _int, _pointer, _pointer, _int]),
         "tables": (_int, [_pointer, _pointer, _pointer, _pointer, _pointer]),
@@ -150,6 +154,17 @@ def _declared(lib: ctypes.CDLL) -> ctypes.CDLL:
         function = getattr(lib, f"nihil_{name}")
         function.restype, function.argtypes = result, arguments
     return lib
+
+
+def mark(tensors: Iterable[Tensor]) -> int:
+    """A number that changes when what tensors on a CPU hold does; read at about the speed of memory."""
+    lib = library()
+    assert not isinstance(lib, str), lib
+    found = 0
+    for t in tensors:
+        value = int(lib.nihil_mark(_data(t.detach()), t.numel() * t.element_size()))
+        found = (found * 0x9E3779B97F4A7C15 + value) & (2**64 - 1)
+    return found
 
 
 def unfit(model: nn.Module) -> str | None:
@@ -187,19 +202,21 @@ class NativeStep:
     Args:
         model: one that is not `unfit`.
         slots: of the cache.
-        threads: that share a forward.
+        threads: that share a forward; None: of as many as torch may use, those that are measured to be
+            fastest, for few rows and for many (tune.py).
         quantised: int8 weights in blocks of 32 with a scale each; inputs are rounded alike.
     """
 
     exact = True
+    note: Path | None = None  # where measurements of this shape are kept
 
-    def __init__(self, model: Model, slots: int, threads: int, quantised: bool = False) -> None:
+    def __init__(self, model: Model, slots: int, threads: int | None, quantised: bool = False) -> None:
         lib = library()
         if isinstance(lib, str):
             raise UsageError(
                 f"the native step cannot be used: {lib}", next="install a C compiler, or use torch"
             )
-        self._lib, self._model, self._slots, self._pid = lib, model, slots, os.getpid()
+        self._lib, self._model, self._slots, self._pid = lib, weakref.ref(model), slots, os.getpid()
         self._engine: Any = None
         c = model.config
         block: Any = model.trunk.blocks[0]
@@ -210,26 +227,36 @@ class NativeStep:
         self._sizes = _Sizes(
             c.width, c.heads, c.kv_heads, c.head_dim, c.mlp_width, c.vocab_size, c.depth, c.context,
             type(model.trunk.norm) is LayerNorm, type(block.mlp) is SwiGLU, rotary is not None,
-            block.attention.q_norm is not None, quantised, threads, c.norm_eps,
+            block.attention.q_norm is not None, quantised, threads or torch.get_num_threads(), c.norm_eps,
         )  # fmt: skip
         self._engine = _pointer(lib.nihil_new(ctypes.byref(self._sizes)))
         if not self._engine:
             raise _memory()
-        count = lib.nihil_threads(self._engine)
-        self.name = f"native, {'int8' if quantised else 'float32'}, {count} thread{'s' * (count > 1)}"
+        ending = weakref.finalize(self, _end, lib.nihil_free, self._engine, self._pid)
+        ending.atexit = False  # a thread may be in the middle of a step; the system takes it all
+        self.threads: int = lib.nihil_threads(self._engine)
         self._capacity = 0
         self._board: tuple[Any, ...] = ()
-        self._tables()
+        self._tables(model)
         self.refresh()
+        self._use: list[tuple[int, int]] = [(1 << 30, self.threads)]  # (rows up to, threads)
+        if threads is None:
+            self._use = tune.threads(self, slots, bytes(self._sizes) + lib._name.encode())
+        counts = sorted({n for _, n in self._use})
+        said = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+        kind = "int8" if quantised else "float32"
+        self.name = f"native, {kind}, {said} thread{'s' * (counts[-1] > 1)}"
 
-    def __del__(self) -> None:
-        # in a process that was forked the threads are not there: leave them to the parent
-        if getattr(self, "_engine", None) and self._pid == os.getpid():
-            self._lib.nihil_free(self._engine)
-            self._engine = None
+    def use(self, threads: int) -> None:
+        """So many threads take part from now on."""
+        self._use = [(1 << 30, threads)]
 
-    def _tables(self) -> None:
-        rotary: Rotary | None = self._model.trunk.rotary
+    def _share(self, rows: int) -> None:
+        """The threads that such a forward is to have."""
+        self._lib.nihil_use(self._engine, next(n for most, n in self._use if rows <= most))
+
+    def _tables(self, model: Model) -> None:
+        rotary: Rotary | None = model.trunk.rotary
         if rotary is not None:
             z = self._sizes
             turn = angles(torch.arange(z.context)[:, None], z.dim, rotary.theta)
@@ -239,7 +266,9 @@ class NativeStep:
 
     def refresh(self) -> None:
         """See `Step`: copies all weights."""
-        lib, engine, model, z = self._lib, self._engine, self._model, self._sizes
+        lib, engine, model, z = self._lib, self._engine, self._model(), self._sizes
+        if model is None:
+            raise UsageError("the model is gone", next="keep a reference to it, or make a new engine")
         if unfit(model) is not None:
             raise UsageError(f"the model has changed: {unfit(model)}", next="make a new engine")
         positions = model.front.positions
@@ -304,6 +333,7 @@ class NativeStep:
         self._reserve(max(places) + 1)
         work = np.concatenate([np.asarray(x, np.int32) for x in (tokens, slots, places, wanted)])
         R, at = len(tokens), work.ctypes.data
+        self._share(R)
         address = self._lib.nihil_forward(
             self._engine, R, at, at + 4 * R, at + 8 * R, len(wanted), at + 12 * R
         )
@@ -339,6 +369,7 @@ class NativeStep:
             who, at = pair[: len(keep)], pair.ctypes.data
             board.place_S[who] = board.length_S[who] + board.made_S[who]
             self._lib.nihil_draw(self._engine, self._struct(board), len(keep), at, at + 4 * len(keep))
+            board.follow(who.tolist(), logits_WV, pair[len(keep) :].tolist())
         if not plain.all():
             others = np.flatnonzero(~plain).tolist()
             with torch.no_grad():
@@ -347,7 +378,7 @@ class NativeStep:
     def decode(self, board: Board, live: Sequence[int], most: int) -> int:
         """See `Step`."""
         at = np.asarray(live, np.int32)
-        if not board.plain_S[at].all():
+        if not board.plain_S[at].all() or board.watched_S[at].any():
             logits_BV = self.forward(
                 board.last_S[at].tolist(), live, board.place_S[at].tolist(), range(len(live))
             )
@@ -355,6 +386,7 @@ class NativeStep:
             return 1
         steps = min(most, int((board.limit_S[at] - board.made_S[at]).min()))
         self._reserve(int(board.place_S[at].max()) + steps)
+        self._share(len(live))
         work = np.empty(3 * len(live), np.int32)
         done = self._lib.nihil_decode(
             self._engine, self._struct(board), len(live), at.ctypes.data, steps, work.ctypes.data
@@ -377,6 +409,13 @@ def _data(tensor: Tensor | None) -> int | None:
             "a weight that is not contiguous", next="model.heads and trunk as build() makes them"
         )
     return tensor.data_ptr()
+
+
+def _end(free: Any, engine: Any, pid: int) -> None:
+    """Nobody needs the engine any more. In a process that was forked its threads are not there: they are the
+    parent's to end."""
+    if pid == os.getpid():
+        free(engine)
 
 
 def _good(code: int) -> None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from exnihilo.errors import UsageError
 from exnihilo.infer.sampling import Sampling, uniforms
 
-Reason = Literal["eos", "length"]
+if TYPE_CHECKING:
+    from exnihilo.infer.structure import Constraint
+
+Reason = Literal["eos", "length", "failed"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Request:
         seed, number: completion j draws with numbers that follow from (seed, number + j, step) alone. So n
             completions are what n requests numbered number .. number + n - 1 would give.
         stop_ids: ids that end a completion (as its last id), beside the engine's own.
+        constraint: what the text must be like; its ends are the stop ids, which come only where it may end.
+            Where nothing can follow and there are no stop ids, the completion is over.
+        top: of so many likeliest ids the log-probabilities are told at each place.
     """
 
     ids: Sequence[int]
@@ -39,6 +45,8 @@ class Request:
     seed: int = 0
     number: int = 0
     stop_ids: frozenset[int] = frozenset()
+    constraint: Constraint | None = None
+    top: int = 0
 
     def check(self, vocabulary: int | None, context: int) -> None:
         """Refuse what cannot be obeyed by a model of this vocabulary and context.
@@ -71,6 +79,14 @@ class Request:
                 next="shorten the prompt, or train with a larger model.context",
             )
         self.sampling.fits(vocabulary)
+        most = vocabulary or self.top
+        if isinstance(self.top, bool) or not isinstance(self.top, int) or not 0 <= self.top <= most:
+            raise UsageError(f"top={self.top!r}", expected=f"a whole number from 0 to {most}", next="top=5")
+        if self.constraint is not None and vocabulary and self.constraint.size > vocabulary:
+            raise UsageError(
+                f"a constraint on {self.constraint.size} ids, the model's vocabulary has {vocabulary}",
+                expected="a constraint compiled with the model's codec",
+            )
 
 
 @dataclass(frozen=True)
@@ -82,8 +98,11 @@ class Completion:
         logprobs: of each id under the softmax at the request's temperature, nothing filtered or penalised:
             what a trainer computes that knows the temperature. At temperature 0 as at 1.
         processed: of each id under the distribution it was drawn from; 0 for greedy.
-        reason: "eos" (a stop id) or "length" (max_new_tokens, or the end of the context).
+        reason: "eos" (a stop id, or the end of what a constraint allows), "length" (max_new_tokens, or the
+            end of the context) or "failed" (a constraint that could not be followed: no valid text).
         raw: of each id under the model itself, at temperature 1.
+        top: of each place the likeliest ids and their log-probabilities under the model itself, best first;
+            empty where `Request.top` is 0.
     """
 
     ids: list[int]
@@ -91,6 +110,7 @@ class Completion:
     processed: list[float]
     reason: Reason
     raw: list[float]
+    top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -101,6 +121,7 @@ class Token:
         handle: what `Engine.add` returned.
         index: which of the request's n completions.
         id, logprob, processed, raw: as in `Completion`.
+        top: of this place, as in `Completion`.
         reason: why it was the completion's last; None: more will come.
     """
 
@@ -111,3 +132,4 @@ class Token:
     processed: float
     raw: float
     reason: Reason | None
+    top: tuple[tuple[int, float], ...] = ()

@@ -45,7 +45,8 @@ class Step(Protocol):
         ...
 
     def draw(self, board: Board, slots: Sequence[int], logits_WV: Tensor, rows: Sequence[int]) -> None:
-        """The next token of each slot, from row `rows[i]` of the logits, onto the board."""
+        """The next token of each slot, from row `rows[i]` of the logits, onto the board, which then follows
+        it (`Board.follow`)."""
         ...
 
     def decode(self, board: Board, live: Sequence[int], most: int) -> int:
@@ -156,7 +157,7 @@ def choose(model: Model, slots: int, threads: int | None, weights: str, path: st
     Raises:
         UsageError: "native" or int8 weights where they cannot be used, with the reason.
     """
-    from exnihilo.infer import native
+    from exnihilo.infer import native, tune
 
     if path == "torch" and weights == "float32":
         return ModelStep(model, slots)
@@ -164,7 +165,10 @@ def choose(model: Model, slots: int, threads: int | None, weights: str, path: st
     if why is None and isinstance(found := native.library(), str):
         why = found
     if why is None:
-        return native.NativeStep(model, slots, threads or torch.get_num_threads(), weights == "int8")
+        step = native.NativeStep(model, slots, threads, weights == "int8")
+        if path == "auto" and threads is None and weights == "float32" and tune.slower(step, model):
+            return ModelStep(model, slots)
+        return step
     if path == "native" or weights == "int8":
         raise UsageError(
             f"{'int8 weights' if weights == 'int8' else 'the native step'} cannot be used: {why}",

@@ -34,7 +34,7 @@ from exnihilo import codec as codecs
 from exnihilo import log
 from exnihilo.codec.base import Codec
 from exnihilo.codec.chat import END, START, Chat, is_chatml
-from exnihilo.config import ModelConfig
+from exnihilo.config import CodecConfig, ModelConfig
 from exnihilo.data.layouts import is_talk
 from exnihilo.errors import ConfigError, ModelError
 from exnihilo.interop import labels, sentence
@@ -116,6 +116,7 @@ def save(
 
     config = {**config_to_hf(model.config, str(kind).removeprefix("torch.")), **ids}
     config |= labels.words(model.config, written_as(model.config), objective)
+    config |= find(model.config.family).told(model.config, (objective or {}).get("options") or {})
     config["exnihilo"] = {"dropout": model.config.dropout, **_own(model.config, more), **(extra or {})}
     if codec is not None:
         template = chat.template if chat is not None and talks(objective) else None  # else the codec's own
@@ -174,6 +175,8 @@ def load(
                 expected="a tokenizer that belongs to the model",
                 next="fetch or export the folder again",
             )
+    elif find(config.family).marks:
+        codec = codecs.train(CodecConfig(kind="marks"), ())
     return model.eval(), codec
 
 
@@ -244,9 +247,11 @@ def _without_segments(path: Path) -> None:
 
 def _own(config: ModelConfig, more: Mapping[str, Any]) -> dict[str, Any]:
     """What of a configuration transformers has no words for; nothing of a decoder that predicts tokens."""
-    if tuple(config.outputs) == ("tokens",) and not find(config.family).encoder:
+    if tuple(config.outputs) == ("tokens",) and not find(config.family).encoder and not config.inputs:
         return {}
     own: dict[str, Any] = {"outputs": list(config.outputs)}
+    if config.inputs:
+        own["inputs"] = {name: list(held) for name, held in config.inputs.items()}
     if config.labels is not None:
         own["labels"] = config.labels
     if config.crf:
@@ -282,6 +287,8 @@ def config_from_hf(theirs: Mapping[str, Any]) -> ModelConfig:
     read = dict(theirs)
     if "dropout" in own:  # written here: theirs then says less
         fields["dropout"] = own["dropout"]
+        if own.get("inputs"):
+            fields["inputs"] = own["inputs"]
         if not family.encoder:
             read["attention_dropout"] = 0.0
     fields |= labels.fields(theirs, read_as(theirs, family, ()))

@@ -112,6 +112,12 @@ def objective(theirs: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     made: dict[str, Any] = {"options": {}, "length": length, "facts": {}}
     outputs = found[0].outputs
+    task = next((f.task for f in families if f.task and found[0] in f.architectures), None)
+    if task is not None:
+        told = task(theirs)
+        kind = _KINDS.get(str(theirs.get("problem_type")), "multiclass")
+        known = {"kind": kind, "labels": names_of(theirs)}
+        return {**made, **told, "options": {**told["options"], "kind": kind}, "facts": known}
     if outputs == ("classes",):
         kind = _KINDS.get(
             str(theirs.get("problem_type")), "regression" if _number(theirs) == 1 else "multiclass"

@@ -54,7 +54,8 @@ def written_as(config: ModelConfig) -> Architecture | None:
 def read_as(theirs: Mapping[str, Any], family: Family, names: Iterable[str]) -> Architecture | None:
     """What a folder holds, by its config.json and its tensors; None for decoders that predict tokens."""
     listed = (theirs.get("architectures") or [None])[0]
-    scores = not family.architectures or "value" in ((theirs.get("exnihilo") or {}).get("outputs") or ())
+    outputs = (theirs.get("exnihilo") or {}).get("outputs")
+    scores = not family.architectures or (isinstance(outputs, (list, tuple)) and "value" in outputs)
     if family.scorer is not None and listed == family.scorer.name and scores:
         return family.scorer
     if not family.architectures:
@@ -103,12 +104,13 @@ def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]
         value = value.clone() if named.twin else value
         name = named.theirs.removeprefix(family.prefix) if bare else named.theirs
         out[name] = value.t() if named.transposed else value
-    return out
+    return family.pack(config, out)
 
 
 def leftover(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What of our state dict `to_hf` has no name for; tied weights not twice."""
     named = {name for n in tensors(config, written_as(config)) for name in n.ours}
+    named -= set(find(config.family).kept)
     seen = {id(state[name]) for name in named if name in state}
     out: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -124,6 +126,7 @@ def from_hf_tensors(
     """The configuration, its heads corrected by what is there, and their tensors under our names, checked."""
     family = find(config.family)
     state = _renamed(family, {n: v for n, v in state.items() if not n.endswith(family.ignored)})
+    state = family.unpack(config, state)
     architecture = read_as(theirs, family, state)
     first = family.renames[0].theirs
     if architecture is not None and "outputs" not in (theirs.get("exnihilo") or {}):

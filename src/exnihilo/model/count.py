@@ -12,6 +12,7 @@ row, as `SHARES` says unless told otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from exnihilo.config import ModelConfig
@@ -58,8 +59,14 @@ def parameters(config: ModelConfig) -> int:
     embeddings = (config.vocab_size + (config.segments or 0)) * shape.width
     if family.positions == "learned":
         embeddings += config.context * shape.width
+    embeddings += sum(_input(held, shape.width) for held in config.inputs.values())
     heads = sum(_head(name, config, a_norm) for name in config.outputs) + _pooler(config, a_norm)
     return config.depth * block + norms * a_norm * shape.width + embeddings + heads
+
+
+def _input(held: tuple[int, ...], D: int) -> int:
+    """Numbers of what maps an input: one matrix, or two convolutions over three frames; with biases."""
+    return held[0] * D + D if len(held) == 1 else 3 * held[1] * D + D + 3 * D * D + D
 
 
 def _pooler(config: ModelConfig, a_norm: int) -> int:
@@ -68,6 +75,8 @@ def _pooler(config: ModelConfig, a_norm: int) -> int:
     if not has_pooler(config):
         return 0
     D = config.width or 0
+    if find(config.family).pooler == "norm":
+        return a_norm * D
     return D * D + (D if find(config.family).pooler == "tanh" else a_norm * D)
 
 
@@ -85,6 +94,7 @@ def _head(name: str, config: ModelConfig, a_norm: int) -> int:
         "span": 2 * D + 2,
         "replaced": D * D + D + D + 1,
         "value": D + int(find(config.family).encoder),
+        "vectors": sum(math.prod(held) * (D + 1) for held in config.inputs.values()),
     }.get(name, 0)
 
 
@@ -109,7 +119,7 @@ def flops_per_token(
     """
     config = resolve(config)
     shape = shape_of(config)
-    weights = config.depth * _matrices(config)
+    weights = config.depth * _matrices(config) + sum(_input(h, shape.width) for h in config.inputs.values())
     pairs = sum(_seen(config, layer, context) for layer in range(config.depth))
     heads = 0.0
     for name in config.outputs:
@@ -147,7 +157,7 @@ def _products(name: str, config: ModelConfig) -> int:
     """Weights of a head's matrices, pooler or transform before it included."""
     D, V, C = config.width or 0, config.vocab_size or 0, config.labels or 0
     kind = find(config.family).pooler
-    before = D * D if kind == "transform" or (kind and name in ("next", "classes", "value")) else 0
+    before = D * D if kind == "transform" or (kind == "tanh" and name in ("next", "classes", "value")) else 0
     return {
         "tokens": V * D,
         "mlm": D * D + V * D,
@@ -157,4 +167,5 @@ def _products(name: str, config: ModelConfig) -> int:
         "span": (D * D if kind == "transform" else 0) + 2 * D,
         "replaced": D * D + D,
         "value": before + D,
+        "vectors": D * sum(math.prod(held) for held in config.inputs.values()),
     }.get(name, 0)

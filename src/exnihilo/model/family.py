@@ -63,8 +63,8 @@ class Family:
         norm, positions, qk_norm, mlp, bias: what the trunk is made of.
         encoder: positions see both ways unless a forward says otherwise.
         post_norm, norm_bias, first_norm, embedding_norm: which norms there are and where (nn/block.py).
-        pooler: what the heads `next` and `classes` read from: nothing, tanh(dense(first)), or a transform
-            norm(gelu(dense(x))) that all heads share.
+        pooler: what the heads `next` and `classes` read from: nothing, tanh(dense(first)), a transform
+            norm(gelu(dense(x))) that all heads share, or a norm that `classes` reads.
         segments: token types unless the configuration says otherwise.
         norm_eps, rope_theta, window, global_every, local_theta: defaults of the fields of `ModelConfig`.
         mlp_ratio, mlp_multiple: default MLP width = ratio × width, rounded up to the multiple.
@@ -83,6 +83,13 @@ class Family:
         old: endings of tensor names in old folders, and what they are now.
         architectures: the classes of an encoder, the one without heads last; empty: `architecture` alone.
         scorer: the class that gives one number a text, from the head `value`.
+        pack, unpack: their tensors of another shape than ours (a convolution, a token with a parameter of its
+            own), made of ours under the names of `renames`, and back; what `pack` cannot keep is named by
+            `kept`, and stays beside the folder.
+        told: keys of config.json that an objective's options decide. task: the objective of a folder that has
+            no objective.json, from its config.json; None: as the class says.
+        marks: its ids are special tokens alone, and its folders have no tokenizer.
+        holds: the only `ModelConfig.inputs` it has; None: any.
     """
 
     name: str
@@ -110,7 +117,7 @@ class Family:
     norm_bias: bool = True
     first_norm: bool = True
     embedding_norm: bool = False
-    pooler: Literal["", "tanh", "transform"] = ""
+    pooler: Literal["", "tanh", "transform", "norm"] = ""
     segments: int = 0
     norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
@@ -120,6 +127,13 @@ class Family:
     old: Mapping[str, str] = field(default_factory=dict)
     architectures: tuple[Architecture, ...] = ()
     scorer: Architecture | None = None
+    pack: Callable[[ModelConfig, dict[str, Any]], dict[str, Any]] = lambda config, state: state
+    unpack: Callable[[ModelConfig, dict[str, Any]], dict[str, Any]] = lambda config, state: state
+    kept: tuple[str, ...] = ()
+    told: Callable[[ModelConfig, Mapping[str, Any]], dict[str, Any]] = lambda config, options: {}
+    task: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    marks: bool = False
+    holds: Mapping[str, tuple[int, ...]] | None = None
     more: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
     read: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda theirs: {}
 

@@ -10,6 +10,7 @@ span       two logits of each token: an answer starts here, ends here
 replaced   one logit of each token: was it replaced?
 value      one number (...) of each state it is given: a reward, or what a critic expects
 embedding  nothing: the hidden states themselves
+vectors    what a position held before it was masked: as many numbers as the model's inputs have
 generator  a small encoder of its own that makes replacements (model/generator.py)
 =========  ==================================================================================================
 
@@ -32,6 +33,7 @@ Key: B batch, T positions, N positions chosen, D model width, V vocabulary, C la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +48,7 @@ from exnihilo.model.family import find
 from exnihilo.model.front import Tokens as Front
 from exnihilo.nn.norms import norm
 
+NORMED = frozenset({"classes"})  # heads that read it where it is a norm
 POOLED = frozenset({"next", "classes", "value"})  # heads that read the pooler of every family that has one
 SHARED = frozenset({"mlm", "tags", "span"})  # heads that read it where it is a transform
 
@@ -73,6 +76,19 @@ class Transform(nn.Module):
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         return self.norm(F.gelu(self.dense(hidden_ND)))
+
+
+class Norm(nn.Module):
+    """norm(x): AST's, before its classifier."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        family = find(config.family)
+        assert config.norm_eps is not None
+        self.norm = norm(family.norm, _width(config), config.norm_eps, family.norm_bias)
+
+    def forward(self, pooled_ND: Tensor) -> Tensor:
+        return self.norm(pooled_ND)
 
 
 class _Head(nn.Module):
@@ -255,6 +271,24 @@ class Embedding(_Head):
         return hidden
 
 
+class Vectors(_Head):
+    """Numbers of masked positions: a matrix for each of the model's inputs, by its name."""
+
+    def __init__(self, config: ModelConfig, front: Front, pooler: nn.Module | None) -> None:
+        super().__init__(config, front, pooler)
+        if not config.inputs:
+            raise ConfigError(
+                "the head 'vectors' of a model that reads tokens alone", expected="model.inputs"
+            )
+        self.dense = nn.ModuleDict(
+            {name: nn.Linear(_width(config), math.prod(held)) for name, held in config.inputs.items()}
+        )
+
+    def logits(self, hidden: Tensor, name: str = "") -> Tensor:
+        """(..., D) -> (..., numbers) of one input, by default the only one."""
+        return self.dense[name or next(iter(self.dense))](hidden)
+
+
 class Heads(nn.ModuleDict):
     """Heads by name. Typed loosely: what a head offers depends on its name."""
 
@@ -278,6 +312,7 @@ HEADS: dict[str, Callable[[ModelConfig, Front, nn.Module | None], nn.Module]] = 
     "replaced": Replaced,
     "value": Value,
     "embedding": Embedding,
+    "vectors": Vectors,
     "generator": _generator,
 }
 
@@ -293,6 +328,8 @@ def has_pooler(config: ModelConfig) -> bool:
     """Whether a resolved configuration has a pooler: where a head reads it, and where BERT's trunk is handed
     on as it is (embedding)."""
     kind, outputs = find(config.family).pooler, set(config.outputs)
+    if kind == "norm":
+        return bool(outputs & NORMED)
     if kind == "tanh":
         return bool(outputs & (POOLED | {"embedding"}))
     return kind == "transform" and bool(outputs & (POOLED | SHARED))
@@ -302,7 +339,8 @@ def pooler(config: ModelConfig) -> nn.Module | None:
     """What several heads read from; None where none does."""
     if not has_pooler(config):
         return None
-    return Pooler(config) if find(config.family).pooler == "tanh" else Transform(config)
+    made = {"tanh": Pooler, "transform": Transform, "norm": Norm}
+    return made[find(config.family).pooler](config)
 
 
 def _width(config: ModelConfig) -> int:

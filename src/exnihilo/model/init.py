@@ -10,6 +10,7 @@ parameter                     standard deviation
 embeddings, output matrix     min(0.02, 0.32 / √width): logits of a normed state have at most 0.32
 matrices                      1 / √fan_in: unit variance in, unit variance out
 attention.o, mlp.down         1 / √fan_in / √(2 · depth): the residual stream keeps its scale (GPT-2)
+what inputs are mapped by     0.5 / √fan_in
 classifiers                   0.02 / √width: logits of a normed state have 0.02
 norm weights, biases          1 and 0, exactly
 transitions of tags           0, exactly: any tag may follow any
@@ -36,11 +37,14 @@ from exnihilo.errors import ModelError
 EMBEDDING_STD = 0.02
 LOGIT_STD = 0.32
 CLASS_STD = 0.02
+INPUT_STD = 0.5
 _EMBEDDINGS = ("front.tokens.weight", "front.positions.weight", "front.segments.weight")
 _VOCABULARY = (".tokens.weight", ".mlm.weight")
 _CRF = (".transitions", ".start", ".stop")
 _CLASSIFIER = re.compile(r"heads\.(next|classes|tags|span|replaced|value)\.dense\.weight")
 _OUTPUTS = ("attention.o.weight", "mlp.down.weight")
+# states begin at about the size of the embeddings they stand among
+_INPUT = re.compile(r"front\.inputs\.\w+\.(dense|second)\.weight")
 
 
 def std(name: str, shape: tuple[int, ...], width: int, depth: int) -> float | None:
@@ -54,6 +58,8 @@ def std(name: str, shape: tuple[int, ...], width: int, depth: int) -> float | No
     if name.startswith("heads.") and _CLASSIFIER.fullmatch(name):
         return CLASS_STD / math.sqrt(shape[1])
     scale = 1 / math.sqrt(shape[1])
+    if _INPUT.fullmatch(name):
+        return scale * INPUT_STD
     return scale / math.sqrt(2 * depth) if name.endswith(_OUTPUTS) else scale
 
 

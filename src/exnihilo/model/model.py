@@ -60,6 +60,7 @@ class Model(nn.Module):
             dropout=config.dropout,
             segments=config.segments or 0,
             norm=LayerNorm(shape.width, shape.norm_eps, family.norm_bias) if family.embedding_norm else None,
+            inputs=config.inputs,
         )
         self.trunk = trunk_of(config)
         self.pooler = head_room.pooler(config)
@@ -83,6 +84,9 @@ class Model(nn.Module):
                 optional ``branch`` (B, T): 0 the stem of a document, n > 0 a continuation of it that no other
                 continuation sees (then ``pos`` must say where each continues);
                 optional ``segment`` (B, T), default all 0; families without segments do not read it;
+                of a model with ``inputs``: ``kind`` (B, T), 0 a token, n the n-th input, whose numbers are a
+                column of its name (B, T, numbers); ``place`` (B, T, K), coordinates for rotary positions;
+                ``group`` (B, T), n > 0 = a block that sees itself both ways;
                 optional ``needed`` (B, T) bool: states that are read afterwards, others may come as zeros.
             attention: CAUSAL or FULL; default: FULL for encoders, CAUSAL for decoders.
             cache: keys and values read before; then ``pos`` says where the new tokens stand.

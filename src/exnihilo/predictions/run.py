@@ -33,9 +33,21 @@ if TYPE_CHECKING:
 class Run(Loaded):
     """A loaded run that can be asked: `predict` for encoders, `embed`, `generate` for decoders."""
 
-    def predictor(self, **more: Any) -> Predictor:
-        """The `Predictor` of the run's own objective, as it was saved beside the weights."""
-        return Predictor(self.model, self.codec, objective_of(self), **more)
+    def predictor(self, *, weights: str = "float32", **more: Any) -> Predictor:
+        """The `Predictor` of the run's own objective, as it was saved beside the weights.
+
+        Args:
+            weights: "float32", or "int8": faster on CPUs, rounded (encoders; see `infer.int8`).
+            more: options of `Predictor`.
+        """
+        if weights not in ("float32", "int8"):
+            raise UsageError(f"weights={weights!r}", expected="float32 or int8")
+        model = self.model
+        if weights == "int8":
+            from exnihilo.infer.int8 import int8
+
+            model = int8(model)
+        return Predictor(model, self.codec, objective_of(self), **more)
 
     def predict(self, example: Given | Sequence[Given], *more: str, batch_tokens: int | None = None) -> Any:
         """One prediction for one example, a list for a list.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 POSITIONS = "front.positions.weight"
 TRUNK = ("front.", "trunk.")  # what must be carried over whole
+INPUTS = "front.inputs."  # but what reads sounds or pictures may be new to a model of texts
 
 
 def check_family(family: str, config: RunConfig) -> None:
@@ -84,7 +85,7 @@ def model_config(
     if (origins or {}).get("model.dropout", "default") != "default":
         wanted.add("dropout")
     changed: dict[str, Any] = {}
-    for name in sorted(wanted - {"outputs", "labels", "crf"}):
+    for name in sorted(wanted - {"outputs", "labels", "crf", "inputs"}):
         new, old = getattr(config.model, name), getattr(init, name)
         if new is None or new == old:
             continue
@@ -112,6 +113,13 @@ def make_model(
     Args:
         known: the objective of `init`, as its ``objective.json`` says; tells what its labels mean.
     """
+    holds = find(config.model.family).holds
+    if holds is not None and dict(config.model.inputs) != dict(holds):
+        raise ConfigError(
+            f"model.family={config.model.family} with inputs {dict(config.model.inputs) or 'none'}",
+            expected=f"inputs {dict(holds)}: nothing else has a place in its folders",
+            next="options.frames=ast for family ast, or another family",
+        )
     model = build(config.model, heads=objective.heads, seed=config.seed, device=world.device)
     if init is not None:
         carry_over(model, init, str(config.init), fresh=relabelled(objective, known))
@@ -148,7 +156,7 @@ def carry_over(model: Model, init: Model, where: str, *, fresh: Iterable[str] = 
         if source is not None and source.shape == p.shape:
             p.copy_(source.to(p.device))
             taken.add(_part(name))
-        elif name.startswith(TRUNK):
+        elif name.startswith(TRUNK) and not (name.startswith(INPUTS) and source is None):
             was = "nothing" if source is None else f"shape {tuple(source.shape)}"
             raise ModelError(
                 f"init={where} has {was} for {name} of shape {tuple(p.shape)}",
@@ -168,6 +176,8 @@ def carry_over(model: Model, init: Model, where: str, *, fresh: Iterable[str] = 
 def _part(name: str) -> str:
     """``heads.mlm.bias`` -> ``mlm``; ``trunk.norm.weight`` -> ``trunk``."""
     first, _, rest = name.partition(".")
+    if name.startswith(INPUTS):
+        return f"input {name.removeprefix(INPUTS).split('.')[0]}"
     return rest.split(".")[0] if first == "heads" else first
 
 

@@ -16,9 +16,11 @@ the truth; a pure function of the document.
     dialogues   messages (+ answer, record)     a question about a person or the story, a task, or the story
     preferences prompt, chosen, rejected (+ record)     two replies that differ in one property
     tasks       prompt, answer, record          a task whose answer can be checked
+    sounds      sound, label (+ text, events)   a bell, a bird, rain: which is it?
+    soundscapes sound, events, text (+ label)   one to three of them in a row: which, and when?
 
-The last three have kinds (``data=world:tasks:add``); without one they take turns. They draw from a stream
-that the document's number names.
+The three before the sounds have kinds (``data=world:tasks:add``); without one they take turns. They draw from
+a stream that the document's number names.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from . import sounds as noises
 from . import talks, tasks
 from .rng import Draws
 
@@ -47,12 +50,14 @@ class View:
         once: its texts are so short that different stories tell the same; who reads many stories takes an
             example from the first of them alone.
         kinds: of its examples, of which one may be chosen.
+        count: documents that are read where no number is given; None: as the data room says.
     """
 
     roles: tuple[str, ...]
     make: Callable[..., Iterator[Values]]  # of a document, and with `kinds` of one of them or None
     once: bool = False
     kinds: tuple[str, ...] = ()
+    count: int | None = None
 
     def of(self, kind: str) -> View:
         """The same view with examples of one kind alone."""
@@ -217,4 +222,6 @@ VIEWS: dict[str, View] = {
         ("prompt", "chosen", "rejected", "record"), preferences, once=True, kinds=talks.PROPERTIES
     ),
     "tasks": View(("prompt", "answer", "record"), checked, once=True, kinds=tuple(sorted(tasks.MAKERS))),
+    "sounds": View(("sound", "label", "text", "events"), noises.sounds, count=2000),
+    "soundscapes": View(("sound", "label", "text", "events"), noises.soundscapes, count=2000),
 }

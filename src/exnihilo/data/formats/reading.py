@@ -11,6 +11,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "text": (
         *("text", "content", "body", "story", "document", "doc", "article", "passage", "raw_content"),
         *("page", "markdown", "code", "raw_text", "full_text", "abstract", "sentence", "review", "poem"),
+        *("transcript", "transcription", "caption"),
     ),
     "label": (
         *(
@@ -51,6 +52,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "document": ("document", "passage", "doc", "text", "context", "positive", "answer", "body", "abstract"),
     "a": ("a",),
     "b": ("b",),
+    "sound": ("sound", "audio", "path", "file", "file_name", "filename", "wav", "clip", "audio_filepath"),
+    "picture": ("picture", "image", "path", "file", "file_name", "filename", "img", "image_path"),
+    "events": ("events", "annotations", "segments"),
 }
 """Role -> names of columns that are taken for it, the likeliest first; compared without regard to case."""
 

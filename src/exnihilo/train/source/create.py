@@ -135,8 +135,11 @@ def splits(
     if objective.needs == "rollout":
         train = Tasks.read(config, objective, "train")
         report = {"tasks": len(train), "val_tasks": len(tasks) if tasks else 0, "hash": train.hash}
+        report["dropped"] = train.drops.to_json()
         held = f"{len(tasks):,} for validation" if tasks else "none for validation"
-        log.say(f"train: {len(train):,} prompts, {held}")
+        log.say(f"train: {len(train):,} prompts, {held}; grader {config.grader}{train.drops.summary('; ')}")
+        if tasks is not None and config.val is not None and tasks.drops.counts:
+            log.say(f"val: {tasks.drops.summary()}")
         return Splits(train, None, tasks, report)
     found = _prepared(config, objective, codec, world, learnt, progress)
     return Splits(found.train, found.val, tasks, found.report.to_json())

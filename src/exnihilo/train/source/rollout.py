@@ -43,6 +43,8 @@ from exnihilo.train.source.ahead import Ahead
 from exnihilo.train.source.base import Parts
 from exnihilo.train.source.records import Drawn, Record
 from exnihilo.train.source.sampler import Sampler, create, seed_of
+from exnihilo.train.source.troubles import Troubles
+from exnihilo.train.source.troubles import place as place_of
 
 if TYPE_CHECKING:
     from exnihilo.infer.request import Completion
@@ -98,6 +100,7 @@ class Rollouts:
         objective.facts.update(temperature=how.temperature, max_new_tokens=how.max_new_tokens)
         self.dynamic = how.dynamic or self.pieces.dynamic
         self.grader = graders.create(config.grader)
+        self.troubles = Troubles(str(config.grader))
         self.judges = graders.create(config.alarms.grader) if config.alarms.grader else None
         self.folder = parts.run / records.FOLDER
         self.prompts = self._room()
@@ -150,8 +153,10 @@ class Rollouts:
         self.kept = np.array([i for i, ids in enumerate(found) if len(ids) < context], np.int64)
         lost = [i for i, ids in enumerate(found) if len(ids) >= context]
         if lost:
-            named = ", ".join(str(i + 1) for i in lost[:SHOWN]) + (" ..." if len(lost) > SHOWN else "")
-            log.warn(f"{len(lost)} prompts leave no room to answer in {context} positions: number {named}")
+            named = ", ".join(place_of(examples[i], i) for i in lost[:SHOWN]) + (
+                " ..." if len(lost) > SHOWN else ""
+            )
+            log.warn(f"{len(lost)} prompts leave no room to answer in {context} positions: {named}")
         if not len(self.kept):
             raise DataError(
                 f"none of {len(found)} prompts leaves room to answer in {context} positions",
@@ -205,6 +210,7 @@ class Rollouts:
     def close(self) -> None:
         """End the thread and the engine."""
         self.ahead.close()
+        self.troubles.close()
         self.sampler.close()
 
     # batches ------------------------------------------------------------------------------------
@@ -261,6 +267,7 @@ class Rollouts:
         asked = [e for e in examples for _ in range(self.how.group)]
         said = [text for group in texts for text in group]
         graded = graders.grade_many(self.grader, asked, said)
+        self.troubles.add(graded, asked)
         dealt = np.arange(len(said))
         if self.objective.config.shuffle:
             chance = np.random.default_rng(seed_of(self.parts.config.seed, number, turn))

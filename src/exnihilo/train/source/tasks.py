@@ -17,12 +17,14 @@ from typing import Any, Literal
 
 from exnihilo import data as datas
 from exnihilo.config import RunConfig
+from exnihilo.data.base import Drops
 from exnihilo.data.cache import digest
 from exnihilo.data.dataset import DocRef
 from exnihilo.data.order import Order
 from exnihilo.errors import DataError
 from exnihilo.objective.base import Example, Objective
 from exnihilo.train.facts import reading
+from exnihilo.train.source.troubles import place
 
 SHOWN = 80  # characters of a prompt in a reference to it
 
@@ -38,9 +40,13 @@ class Tasks:
     Attributes:
         hash: of all contents.
         rows: how many there are.
+        drops: records that were left out when it was read, and why.
     """
 
-    def __init__(self, examples: Sequence[Example], *, context: int, name: str = "tasks") -> None:
+    def __init__(
+        self, examples: Sequence[Example], *, context: int, name: str = "tasks", drops: Drops | None = None
+    ) -> None:
+        self.drops = drops or Drops()
         self.examples: list[Example] = list(examples)
         self.context = context
         self.source_names = (name,)
@@ -56,17 +62,23 @@ class Tasks:
         Raises:
             DataError: there are none to train on.
         """
-        found = datas.examples(config.data, config.val, side, **reading(objective))
-        kept = tasks_of(found)
+        drops, kept = Drops(), []
+        for example in datas.examples(config.data, config.val, side, drops=drops, **reading(objective)):
+            task = task_of(example)
+            if task is None:
+                drops.add("that ask nothing", place(example))
+            else:
+                kept.append(task)
         if not kept and side == "train":
             raise DataError(
-                "the training data has no prompt",
+                f"the training data has no prompt{drops.summary(': ')}",
                 expected=f"examples with {' and '.join(objective.roles)}",
                 next="check data= and data.fields",
             )
         name = config.data.sources[0].name or "tasks"
         drawn = config.rollout.group * config.rollout.max_new_tokens  # tokens of a prompt's completions
-        return cls(kept, context=drawn if objective.needs == "rollout" else config.model.context, name=name)
+        context = drawn if objective.needs == "rollout" else config.model.context
+        return cls(kept, context=context, name=name, drops=drops)
 
     def __len__(self) -> int:
         return self.rows

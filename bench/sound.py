@@ -1,0 +1,242 @@
+"""Sound: spoken digits, an unseen speaker, strings of digits, pretraining before and after, front ends.
+
+    python bench/sound.py digits [--minutes 2.5] [--seeds 0]      official split: takes 0-4 are the test
+    python bench/sound.py speakers [--minutes 1]                  each speaker left out once
+    python bench/sound.py strings [--minutes 8]                   clips joined to 3 to 6 digits: WER
+    python bench/sound.py pretrain [--clips 100] [--minutes 1]    few labels, with and without pretraining
+    python bench/sound.py front [--rounds 10]                     log-mel and patches against transformers
+
+Data: fsdd (EXNIHILO_DATA/fsdd/recordings, five speakers). Strings are joined of clips of one speaker, those
+of the test of test clips alone, so that no clip is on both sides. Two cores; quiet.
+"""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from common import data_folder, interleave, median, note, row
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PATTERN = "{label}_{speaker}_{take}"
+TRAIN = ("*_[5-9].wav", "*_[1-4][0-9].wav")
+TEST = "*_[0-4].wav"
+RATE = 16_000
+
+
+def recordings() -> Path:
+    return data_folder() / "fsdd" / "recordings"
+
+
+def trained(
+    recipe: str, data: list[str], val: str, run: Path, **given: Any
+) -> tuple[dict[str, float], float]:
+    """Metrics of the validation files after the last step, and the seconds of the whole call."""
+    import exnihilo as xn
+
+    began = time.perf_counter()
+    pattern = {} if data[0].endswith(".jsonl") else {"data.pattern": PATTERN}
+    result = xn.train(
+        recipe, data=data, val=val, run=str(run), force=True, progress=False, **{**pattern, **given}
+    )
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    last = [json.loads(line) for line in lines if "val_" in line][-1]
+    found = {k.removeprefix("val_"): v for k, v in last.items() if k.startswith("val_")}
+    del result
+    return found, time.perf_counter() - began
+
+
+def digits(a: argparse.Namespace) -> None:
+    """The official split."""
+    where = recordings()
+    for seed in a.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            found, seconds = trained(
+                "sound_classification",
+                [str(where / name) for name in TRAIN],
+                str(where / TEST),
+                Path(folder) / "run",
+                minutes=a.minutes,
+                seed=seed,
+                **a.given,
+            )
+        row(
+            "sound digits",
+            seed=seed,
+            accuracy=found["accuracy"],
+            seconds=round(seconds, 1),
+            minutes=a.minutes,
+        )
+
+
+def speakers(a: argparse.Namespace) -> None:
+    """All takes of one speaker are the test, those of the others are learnt."""
+    where = recordings()
+    names = sorted({path.stem.split("_")[1] for path in where.glob("*.wav")})
+    scores = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            found, _ = trained(
+                "sound_classification",
+                [str(where / f"*_{other}_*.wav") for other in names if other != name],
+                str(where / f"*_{name}_*.wav"),
+                Path(folder) / "run",
+                minutes=a.minutes,
+                **a.given,
+            )
+        scores.append(found["accuracy"])
+        row("sound speakers", left_out=name, accuracy=found["accuracy"], minutes=a.minutes)
+    row("sound speakers", left_out="mean", accuracy=sum(scores) / len(scores))
+
+
+def joined(folder: Path, side: str, count: int, seed: int) -> Path:
+    """A table of strings of digits, joined of clips of one speaker."""
+    from exnihilo.codec.sound.read import load, save
+
+    rng = np.random.default_rng(seed)
+    where = recordings()
+    names = TRAIN if side == "train" else (TEST,)
+    by_speaker: dict[str, list[Path]] = {}
+    for name in names:
+        for path in sorted(where.glob(name)):
+            by_speaker.setdefault(path.stem.split("_")[1], []).append(path)
+    held = {path: load(path, RATE) for paths in by_speaker.values() for path in paths}
+    rows = []
+    (folder / side).mkdir()
+    for i in range(count):
+        paths = by_speaker[sorted(by_speaker)[i % len(by_speaker)]]
+        chosen = [paths[j] for j in rng.integers(0, len(paths), int(rng.integers(3, 7)))]
+        wave = np.concatenate([np.pad(held[p], (0, int(rng.integers(400, 2400)))) for p in chosen])
+        save(folder / side / f"{i}.wav", wave, RATE)
+        said = " ".join(WORDS[int(p.stem.split("_")[0])] for p in chosen)
+        rows.append({"path": f"{side}/{i}.wav", "text": said})
+    table = folder / f"{side}.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return table
+
+
+def strings(a: argparse.Namespace) -> None:
+    """CTC on strings of digits."""
+    import exnihilo as xn
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data, test = joined(folder, "train", a.count, 0), joined(folder, "test", 250, 1)
+        found, seconds = trained("ctc", [str(data)], str(test), folder / "run", minutes=a.minutes, **a.given)
+        row(
+            "sound strings",
+            wer=found["wer"],
+            cer=found["cer"],
+            exact=found["exact"],
+            seconds=round(seconds, 1),
+        )
+        rows = [json.loads(line) for line in test.read_text().splitlines()]
+        heard = xn.predict(folder / "run", [str(folder / r["path"]) for r in rows])
+        from exnihilo.metrics.edit import errors
+
+        again = errors([r["text"] for r in rows], [p["text"] for p in heard])
+        row("sound strings, predicted as a user would", wer=again["wer"], strings=len(rows))
+
+
+def pretrain(a: argparse.Namespace) -> None:
+    """Few labels: from random weights, and from masked pretraining on all training clips without labels."""
+    where = recordings()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = [str(where / pattern) for pattern in TRAIN]
+        trained("masked_sound", data, str(where / TEST), folder / "heard", minutes=a.minutes, **a.given)
+        rng = np.random.default_rng(0)
+        clips = sorted(path for pattern in TRAIN for path in where.glob(pattern))
+        (folder / "few").mkdir()
+        for path in rng.choice(np.array([str(p) for p in clips]), a.clips, replace=False):
+            shutil.copy(path, folder / "few")
+        for seed in a.seeds:
+            for init in (None, str(folder / "heard")):
+                found, _ = trained(
+                    "sound_classification",
+                    [str(folder / "few")],
+                    str(where / TEST),
+                    folder / "run",
+                    epochs=a.epochs,
+                    seed=seed,
+                    **{"control.seeds": 0},
+                    **({"init": init} if init else {}),
+                    **a.given,
+                )
+                kind = "pretrained" if init else "random"
+                row("sound pretrain", clips=a.clips, start=kind, seed=seed, accuracy=found["accuracy"])
+
+
+def front(a: argparse.Namespace) -> None:
+    """Milliseconds a batch of 16 clips of 5 s, and of 256 clips of half a second."""
+    import torch
+    from transformers import ASTFeatureExtractor, WhisperFeatureExtractor
+
+    from exnihilo.codec.sound.layout import Patches
+    from exnihilo.codec.sound.mel import log_mel
+
+    rng = np.random.default_rng(0)
+    whisper, ast = WhisperFeatureExtractor(), ASTFeatureExtractor()
+    for count, length in ((16, 5.0), (256, 0.5)):
+        waves = [(rng.standard_normal(round(length * RATE)) * 0.1).astype(np.float32) for _ in range(count)]
+        held = [torch.from_numpy(wave) for wave in waves]
+        patches, sizes = Patches(), [len(wave) for wave in waves]
+        how: dict[str, Any] = {"sampling_rate": RATE, "return_tensors": "np"}
+        sides = {
+            "exnihilo log-mel": lambda h=held: log_mel(h),
+            "transformers log-mel": lambda w=waves, h=how: whisper(w, padding="longest", **h),
+        }
+        found = {k: median(v) for k, v in interleave(sides, a.rounds).items()}
+        ratio = found["transformers log-mel"] / found["exnihilo log-mel"]
+        row("sound front", what="log-mel", clips=count, seconds=length, ratio=round(ratio, 2), times=found)
+        if count == 16:
+            both = {
+                "exnihilo patches": lambda h=held, s=sizes, p=patches: p.vectors(h, s),
+                "transformers patches": lambda w=waves, h=how: ast(w, **h),
+            }
+            found = {k: median(v) for k, v in interleave(both, a.rounds).items()}
+            ratio = found["transformers patches"] / found["exnihilo patches"]
+            row(
+                "sound front",
+                what="AST patches",
+                clips=count,
+                seconds=length,
+                ratio=round(ratio, 2),
+                times=found,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=("digits", "speakers", "strings", "pretrain", "front"))
+    parser.add_argument("--minutes", type=float, default=2.5)
+    parser.add_argument("--epochs", type=float, default=40)
+    parser.add_argument("--clips", type=int, default=100)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--set", nargs="*", default=[], help="further settings, KEY=VALUE")
+    a = parser.parse_args()
+    from exnihilo.config_layers import parse_value
+
+    a.given = {key: parse_value(key, value) for key, value in (word.split("=", 1) for word in a.set)}
+    note(f"data: {recordings()}")
+    {"digits": digits, "speakers": speakers, "strings": strings, "pretrain": pretrain, "front": front}[
+        a.what
+    ](a)
+
+
+if __name__ == "__main__":
+    main()

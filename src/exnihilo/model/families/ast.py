@@ -1,0 +1,181 @@
+"""AST, the Audio Spectrogram Transformer (Gong et al. 2021, arXiv 2104.01778): a pre-norm encoder with
+learned positions over overlapping patches of a spectrogram, behind [CLS] and [DIST], whose mean a normed
+classifier reads. Tensor names: transformers' `ASTForAudioClassification`. Objectives feed it with
+``options.frames=ast``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from exnihilo.config import ModelConfig
+from exnihilo.errors import ModelError
+from exnihilo.model.family import Architecture, Family, Rename
+
+_P = "audio_spectrogram_transformer."
+_E = f"{_P}embeddings."
+_BLOCK, _THEIRS = "trunk.blocks.{i}.", f"{_P}encoder.layer.{{i}}."
+_PAIRS = {
+    "layernorm_before": "attention_norm",
+    "attention.attention.query": "attention.q",
+    "attention.attention.key": "attention.k",
+    "attention.attention.value": "attention.v",
+    "attention.output.dense": "attention.o",
+    "layernorm_after": "mlp_norm",
+    "intermediate.dense": "mlp.up",
+    "output.dense": "mlp.down",
+}
+_PATCH, _STRIDE, _MELS, _FRAMES = 16, 10, 128, 1024
+_CLS, _DIST, _VOCABULARY = 2, 5, 6  # ids of codec/marks.py
+
+
+def _both(theirs: str, ours: str) -> tuple[Rename, ...]:
+    return tuple(Rename(f"{theirs}.{part}", (f"{ours}.{part}",)) for part in ("weight", "bias"))
+
+
+def _pack(config: ModelConfig, state: dict[str, Any]) -> dict[str, Any]:
+    """[CLS], [DIST] and positions as parameters of their own, patches as a convolution."""
+    out: dict[str, Any] = {}
+    for name, value in state.items():
+        stem, _, last = name.rpartition("embeddings.")
+        if last == "tokens.weight":
+            out[f"{stem}embeddings.cls_token"] = value[_CLS].reshape(1, 1, -1)
+            out[f"{stem}embeddings.distillation_token"] = value[_DIST].reshape(1, 1, -1)
+        elif last == "positions.weight":
+            out[f"{stem}embeddings.position_embeddings"] = value.unsqueeze(0)
+        elif name.endswith("patch_embeddings.projection.weight"):
+            out[name] = value.reshape(-1, 1, _PATCH, _PATCH)
+        else:
+            out[name] = value
+    return out
+
+
+def _unpack(config: ModelConfig, state: dict[str, Any]) -> dict[str, Any]:
+    """The same back; marks that transformers has none of are zeros."""
+    out = dict(state)
+    marks = {_CLS: out.pop(f"{_E}cls_token", None), _DIST: out.pop(f"{_E}distillation_token", None)}
+    places = out.pop(f"{_E}position_embeddings", None)
+    kernel = out.get(f"{_E}patch_embeddings.projection.weight")
+    found = {"cls_token": marks[_CLS], "distillation_token": marks[_DIST]}
+    found |= {"position_embeddings": places, "projection": kernel}
+    lacking = [name for name, value in found.items() if value is None]
+    if lacking:
+        raise ModelError(
+            f"no {' and '.join(lacking)} among the tensors", expected="a whole AST", next="fetch it again"
+        )
+    tokens = places.new_zeros(_VOCABULARY, places.shape[-1])  # type: ignore[union-attr]
+    for id, mark in marks.items():
+        tokens[id] = mark.reshape(-1)  # type: ignore[union-attr]
+    out[f"{_E}tokens.weight"] = tokens
+    out[f"{_E}positions.weight"] = places.reshape(-1, places.shape[-1])  # type: ignore[union-attr]
+    out[f"{_E}patch_embeddings.projection.weight"] = kernel.reshape(len(kernel), -1)  # type: ignore
+    return out
+
+
+def _patches(theirs: Mapping[str, Any]) -> int:
+    mels, frames = theirs.get("num_mel_bins", _MELS), theirs.get("max_length", _FRAMES)
+    return ((mels - _PATCH) // _STRIDE + 1) * ((frames - _PATCH) // _STRIDE + 1)
+
+
+def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    drops = {key: theirs.get(key, 0.0) for key in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
+    if len(set(drops.values())) > 1:
+        raise ModelError(f"dropout rates that differ: {drops}", expected="one rate for both")
+    heads, width = theirs["num_attention_heads"], theirs["hidden_size"]
+    return {
+        "kv_heads": heads,
+        "head_dim": width // heads,
+        "dropout": drops["hidden_dropout_prob"],
+        "vocab_size": _VOCABULARY,
+        "context": _patches(theirs) + 2,
+        "inputs": {"sound": (_PATCH * _PATCH,)},
+    }
+
+
+def _told(config: ModelConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The spectrogram's size: as the objective has it, else one that has as many patches, of 128 bands where
+    that can be."""
+    if options.get("frames") == "ast":
+        return {
+            "num_mel_bins": options.get("mels") or _MELS,
+            "max_length": options.get("spectrogram") or _FRAMES,
+        }
+    patches = config.context - 2
+    bands = next(n for n in (12, *range(11, 0, -1)) if patches % n == 0)
+    mels = _MELS if bands == 12 else (bands - 1) * _STRIDE + _PATCH
+    return {"num_mel_bins": mels, "max_length": (patches // bands - 1) * _STRIDE + _PATCH}
+
+
+def _task(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    size = {"mels": theirs.get("num_mel_bins", _MELS), "spectrogram": theirs.get("max_length", _FRAMES)}
+    return {
+        "objective": "sound_classification",
+        "options": {"frames": "ast", **size},
+        "length": _patches(theirs) + 2,
+    }
+
+
+FAMILY = Family(
+    name="ast",
+    norm="layer",
+    positions="learned",
+    qk_norm=False,
+    mlp="gelu",
+    bias=True,
+    mlp_ratio=4,
+    mlp_multiple=1,
+    grouped=False,
+    free_head_dim=False,
+    encoder=True,
+    pooler="norm",
+    norm_eps=1e-12,
+    model_type="audio-spectrogram-transformer",
+    architecture="ASTForAudioClassification",
+    architectures=(
+        Architecture(
+            "ASTForAudioClassification",
+            ("classes",),
+            (
+                *_both("classifier.layernorm", "pooler.norm"),
+                *_both("classifier.dense", "heads.classes.dense"),
+            ),
+        ),
+        Architecture("ASTModel", ("embedding",), bare=True),
+    ),
+    renames=(
+        *_both(f"{_P}layernorm", "trunk.norm"),
+        Rename(f"{_E}tokens.weight", ("front.tokens.weight",)),
+        Rename(f"{_E}positions.weight", ("front.positions.weight",)),
+        *_both(f"{_E}patch_embeddings.projection", "front.inputs.sound.dense"),
+        *(rename for a, b in _PAIRS.items() for rename in _both(f"{_THEIRS}{a}", f"{_BLOCK}{b}")),
+    ),
+    head="",
+    keys={
+        "hidden_size": "width",
+        "num_hidden_layers": "depth",
+        "num_attention_heads": "heads",
+        "intermediate_size": "mlp_width",
+        "layer_norm_eps": "norm_eps",
+    },
+    defaults={"layer_norm_eps": 1e-12},
+    fixed={
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "patch_size": _PATCH,
+        "frequency_stride": _STRIDE,
+        "time_stride": _STRIDE,
+    },
+    prefix=_P,
+    more=lambda config: {
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.dropout,
+    },
+    read=_read,
+    pack=_pack,
+    unpack=_unpack,
+    kept=("front.tokens.weight",),
+    told=_told,
+    task=_task,
+    marks=True,
+    holds={"sound": (_PATCH * _PATCH,)},
+)
