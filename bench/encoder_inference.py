@@ -1,6 +1,6 @@
 """Predictions of encoders on sentences of natural length, beside Transformers and sentence-transformers.
 
-    python bench/encoder_inference.py --prepare --work DIR      # trains a small classifier (about a minute)
+    python bench/encoder_inference.py --prepare --work DIR      # trains a small classifier (six minutes)
     python bench/encoder_inference.py --work DIR [--rounds 3] [--sentences 872]
 
 One model in every hand: BERT of 4 layers × 256, fine-tuned here on SST-2 (EXNIHILO_DATA), exported to a
@@ -126,7 +126,7 @@ def contenders(work: Path) -> tuple[dict[str, Callable[..., Any]], dict[str, Cal
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--prepare", action="store_true")
-    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sentences", type=int, default=872)

@@ -87,8 +87,9 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
     model = resolve(config.model, vocab)
     check_family(model.family, config)
     objective = registry.create(config.objective, config.options, length=model.context)
-    outputs = {"outputs": tuple(objective.heads), "labels": objective.labels or model.labels or 2}
-    model = resolve(model.model_copy(update=outputs), vocab)  # labels are not counted yet: a few weights
+    asked = objective.model_settings  # labels are not counted yet: a few weights
+    asked = {**asked, "outputs": tuple(objective.heads), "labels": objective.labels or model.labels or 2}
+    model = resolve(model.model_copy(update=asked), vocab)
     assert model.width is not None and model.vocab_size is not None
     count = parameters(model)
     step_tokens = max(1, config.batch.tokens // model.context) * model.context

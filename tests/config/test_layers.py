@@ -232,6 +232,11 @@ _VALUES = {
         st.fixed_dictionaries({"path": _TEXT}, optional={"weight": st.floats(0.1, 9), "name": _TEXT}),
         max_size=2,
     ),
+    "model.inputs": st.dictionaries(
+        st.sampled_from(["sound", "patch"]),
+        st.lists(st.integers(1, 9), min_size=1, max_size=2).map(tuple),
+        max_size=2,
+    ),
 }
 
 

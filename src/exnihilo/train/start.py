@@ -43,7 +43,8 @@ def check_family(family: str, config: RunConfig) -> None:
     heads = registry.create(config.objective, config.options).heads
     if find(family).encoder or set(heads) <= {"tokens", "value"}:
         return
-    encoders = [name for name in names() if find(name).encoder]
+    text = config.codec.kind not in ("marks", "waves")  # families of sounds have no tokenizer
+    encoders = [name for name in names() if find(name).encoder and not (text and find(name).marks)]
     raise ConfigError(
         f"objective {config.objective} reads {_listed(sorted(heads))}, model.family={family} is a decoder",
         expected=f"a family that has such heads: {', '.join(encoders)}",
