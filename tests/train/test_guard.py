@@ -75,3 +75,12 @@ def test_the_worst_documents_are_named() -> None:
     found = offenders(dataset, [(1, 2.0), (2, math.nan), (3, 9.0), (4, 3.0)])  # type: ignore[arg-type]
     assert [f["row"] for f in found] == [2, 3, 4]
     assert "f.txt[2]" in describe(found) and "text 2" in describe(found)
+
+
+def test_rewards_that_are_rare_are_not_spikes() -> None:
+    """The loss of policy gradients lies around 0 until a success comes: that step is the one to learn from."""
+    memory = GuardState(history=[0.0] * 64)
+    assert not Guard(GuardConfig()).judge(memory, 1e-3, 1.0).ok
+    rewards = Guard(GuardConfig(), spikes=False)
+    assert rewards.judge(memory, 1e-3, 1.0).ok
+    assert not rewards.judge(memory, float("nan"), 1.0).ok

@@ -27,7 +27,7 @@ from exnihilo.train.state import State
 
 TIMED = 10  # steps that are timed before a horizon is estimated
 MARGIN = 0.98  # of the minutes is aimed at, so that the cool-down ends before the clock
-LOOK = 0.04  # of the minutes pass between two looks at the pace
+LOOK = 0.08  # of the minutes pass between two looks at the pace
 LATE = 1.03  # times the minutes: a run that would take longer gets a nearer horizon
 EARLY = 0.93  # times the minutes: a run that would end before gets a farther one
 
@@ -105,7 +105,7 @@ class Budget:
     def pace(self, state: State) -> float:
         """Seconds a step, first steps (compiling, cold caches) left out."""
         timed = state.step - state.startup_steps
-        if timed < 1 or not state.startup_steps:
+        if timed < 1 or not state.startup_steps or state.seconds <= state.startup_seconds:
             return max(state.choices.step_seconds, 1e-6)  # measured before the first step
         return max((state.seconds - state.startup_seconds) / timed, 1e-6)
 
@@ -138,6 +138,9 @@ class Budget:
         pace = (state.seconds - at) / max(1.0, state.step - looked)
         state.mark = [state.step, state.seconds]
         end = state.seconds + (state.horizon - state.step) * pace
+        if end < EARLY * self.seconds:  # one quick stretch is no promise: the whole run's pace counts, too
+            pace = max(pace, self.pace(state))
+            end = state.seconds + (state.horizon - state.step) * pace
         if EARLY * self.seconds <= end <= LATE * self.seconds:
             return False
         horizon = state.step + max(1, int(max(0.0, MARGIN * self.seconds - state.seconds) / pace))

@@ -42,10 +42,15 @@ class Verdict:
 
 
 class Guard:
-    """Judges steps by their loss and gradient norm; its memory is the state's."""
+    """Judges steps by their loss and gradient norm; its memory is the state's.
 
-    def __init__(self, config: GuardConfig) -> None:
-        self.config = config
+    Args:
+        spikes: whether a high loss is a bad sign. That of policy gradients is not: it lies around 0 where
+            nothing is to be learnt, and far from it where a rare success is.
+    """
+
+    def __init__(self, config: GuardConfig, *, spikes: bool = True) -> None:
+        self.config, self.spikes = config, spikes
 
     def judge(self, memory: GuardState, loss: float, norm: float) -> Verdict:
         """Call after backward, before the update. Non-finite steps are never let through, guard or not.
@@ -59,7 +64,7 @@ class Guard:
             if not self.config.enabled:
                 raise TrainError(why, expected="a finite number", next="guard.enabled=true skips such steps")
             return Verdict(False, why)
-        if self.config.enabled and len(memory.history) >= LEAST:
+        if self.config.enabled and self.spikes and len(memory.history) >= LEAST:
             mean = fmean(memory.history)
             deviation = max(pstdev(memory.history), FLOOR * abs(mean), 1e-6)
             limit = mean + self.config.sigmas * deviation

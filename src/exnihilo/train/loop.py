@@ -99,7 +99,7 @@ class Loop:
         self.batches, self.budget, self.evaluator, self.keeper = batches, budget, evaluator, keeper
         self.metrics, self.display = metrics, display
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
-        self.guard = guarding.Guard(config.guard)
+        self.guard = guarding.Guard(config.guard, spikes=objective.needs != "rollout")
         self.alarms = Alarms(config.alarms, dtype=state.choices.dtype)
         self.scaler: precision.LossScale | None = None
         if state.choices.dtype == "fp16":
