@@ -78,7 +78,7 @@ def test_the_worst_documents_are_named() -> None:
 
 
 def test_rewards_that_are_rare_are_not_spikes() -> None:
-    """The loss of policy gradients lies around 0 until a success comes: that step is the one to learn from."""
+    """The loss of policy gradients lies around 0 until a success comes: that is the step to learn from."""
     memory = GuardState(history=[0.0] * 64)
     assert not Guard(GuardConfig()).judge(memory, 1e-3, 1.0).ok
     rewards = Guard(GuardConfig(), spikes=False)
