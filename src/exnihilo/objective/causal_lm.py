@@ -9,18 +9,17 @@ Key: B rows, T positions (a row holds T+1 tokens), D model width, S sources
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from exnihilo.kernels.linear_ce import IGNORE, linear_cross_entropy
 from exnihilo.nn.layout import Attention
+from exnihilo.objective._likelihood import Likelihood
 from exnihilo.objective._text import dtype_of, texts_of
-from exnihilo.objective.base import Batch, Example, Item, Objective
+from exnihilo.objective.base import Batch, Example, Item
 
 if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
@@ -43,7 +42,7 @@ def shift(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     return inputs, targets_BT
 
 
-class CausalLM(Objective):
+class CausalLM(Likelihood):
     """Decoder pretraining; the result is a base model."""
 
     attention: ClassVar[Attention] = Attention.CAUSAL
@@ -70,25 +69,10 @@ class CausalLM(Objective):
             out.append([{"tokens": tokens}])
         return out
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        _, targets_BT = shift(batch)
-        return self._slices(batch, (targets_BT != IGNORE).to(torch.float64))
-
-    def sums(self, model: Model, batch: Batch) -> dict[str, Tensor]:
-        total, nll_BT = self._nll(model, batch)
-        return {**self._slices(batch, nll_BT), "nll": total}
-
-    def row_losses(self, model: Model, batch: Batch) -> Tensor:
-        """Mean nats a token of each row (B,): names the documents of a bad batch."""
-        with torch.no_grad():
-            _, nll_BT = self._nll(model, batch)
-        return nll_BT.sum(1) / (shift(batch)[1] != IGNORE).sum(1).clamp(min=1)
-
-    def metrics(self, totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-        out = super().metrics(totals, counts)
-        if "nll" in out:
-            out["perplexity"] = math.exp(min(out["nll"], 700.0))
-        return out
+    @staticmethod
+    def targets(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """See `Likelihood`."""
+        return shift(batch)
 
     def _nll(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         inputs, targets_BT = shift(batch)
@@ -98,13 +82,3 @@ class CausalLM(Objective):
             hidden_BTD.flatten(0, 1), head.weight, targets_BT.flatten(), bias_V=head.bias
         )
         return total, nll_N.view_as(targets_BT)
-
-    @staticmethod
-    def _slices(batch: Batch, values_BT: Tensor) -> dict[str, Tensor]:
-        """{"nll": Σ} and, where a batch names its rows' sources, {"nll@s": Σ over source s}."""
-        out = {"nll": values_BT.sum()}
-        if "source" in batch:
-            rows_B = values_BT.detach().sum(1)
-            for s in batch["source"].unique().tolist():
-                out[f"nll@{s}"] = rows_B[batch["source"] == s].sum()
-        return out

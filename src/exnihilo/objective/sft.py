@@ -23,7 +23,6 @@ Key: B rows, T positions (a row holds T+1 tokens), D model width, N trained posi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -37,8 +36,9 @@ from exnihilo.data.base import Noted
 from exnihilo.errors import DataError
 from exnihilo.kernels.linear_ce import IGNORE, linear_cross_entropy
 from exnihilo.nn.layout import Attention
-from exnihilo.objective._text import by_source, dtype_of
-from exnihilo.objective.base import Batch, Example, Item, Objective
+from exnihilo.objective._likelihood import Likelihood
+from exnihilo.objective._text import dtype_of
+from exnihilo.objective.base import Batch, Example, Item
 from exnihilo.objective.causal_lm import shift
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ TOO_LONG = "conversations without an exchange that fits the context"
 CUT = "conversations longer than the context (they stay, cut at whole turns)"
 
 
-class SFT(Objective):
+class SFT(Likelihood):
     """Decoder post-training on conversations; the result answers and stops."""
 
     attention: ClassVar[Attention] = Attention.CAUSAL
@@ -131,25 +131,10 @@ class SFT(Objective):
 
     # training -----------------------------------------------------------------------------------
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        _, targets_BT = trained(batch)
-        return self._slices(batch, (targets_BT != IGNORE).to(torch.float64))
-
-    def sums(self, model: Model, batch: Batch) -> dict[str, Tensor]:
-        total, nll_BT = self._nll(model, batch)
-        return {**self._slices(batch, nll_BT), "nll": total}
-
-    def row_losses(self, model: Model, batch: Batch) -> Tensor:
-        """Mean nats a trained token of each row (B,): names the conversations of a bad batch."""
-        with torch.no_grad():
-            _, nll_BT = self._nll(model, batch)
-        return nll_BT.sum(1) / (trained(batch)[1] != IGNORE).sum(1).clamp(min=1)
-
-    def metrics(self, totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-        out = super().metrics(totals, counts)
-        if "nll" in out:
-            out["perplexity"] = math.exp(min(out["nll"], 700.0))
-        return out
+    @staticmethod
+    def targets(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """See `Likelihood`."""
+        return trained(batch)
 
     def _nll(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """(Σ over trained tokens, each position's own (B, T), detached)."""
@@ -170,12 +155,6 @@ class SFT(Objective):
             hidden_BTD[kept_BT], head.weight, targets_BT[kept_BT], bias_V=head.bias
         )
         return total, nll_N.new_zeros(targets_BT.shape).masked_scatter_(kept_BT, nll_N)
-
-    @staticmethod
-    def _slices(batch: Batch, values_BT: Tensor) -> dict[str, Tensor]:
-        rows_B = torch.arange(len(values_BT), device=values_BT.device)
-        by_row_B = values_BT.detach().sum(1)
-        return {"nll": values_BT.sum(), **by_source("nll", batch, by_row_B, rows_B)}
 
 
 def messages_of(example: Example) -> list[Message]:
