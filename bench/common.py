@@ -113,6 +113,32 @@ def serve(step: Callable[[], float], about: Mapping[str, Any]) -> None:
         print(json.dumps({"seconds": step()}), flush=True)
 
 
+def turns() -> Any:
+    """The other end of a `Contender` where Transformers' Trainer, or one of TRL's, makes the loop: a callback
+    that does a step a line of standard input, as `serve`."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Turns(TrainerCallback):
+        begin = 0.0
+
+        def wait(self) -> bool:
+            told = sys.stdin.readline()
+            self.begin = time.perf_counter()
+            return bool(told)
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
+            self.wait()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            print(json.dumps({"seconds": time.perf_counter() - self.begin}), flush=True)
+            if not self.wait():
+                control.should_training_stop = True
+
+    return Turns()
+
+
 def median(values: list[float]) -> float:
     return statistics.median(values)
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from common import Contender, data_folder, median, note, row, serve
+from common import Contender, data_folder, median, note, row, serve, turns
 
 V, L, D, H, T = 4096, 4, 256, 4, 512
 LR, BETAS, CLIP = 5e-5, (0.9, 0.95), 1.0
@@ -352,34 +351,14 @@ def exnihilo(folder: Path, micro: int) -> None:
 
 def trl(folder: Path, precomputed: bool) -> None:
     """The same of DPOTrainer, with the pairs of each step given."""
-    import torch
     from datasets import Dataset
     from torch.utils.data import DataLoader
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "start")
     pairs = _read(folder)
-
-    class Turns(TrainerCallback):
-        """Does a step a line of standard input, as `common.serve`."""
-
-        begin = 0.0
-
-        def wait(self) -> bool:
-            told = sys.stdin.readline()
-            self.begin = time.perf_counter()
-            return bool(told)
-
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
-            self.wait()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            print(json.dumps({"seconds": time.perf_counter() - self.begin}), flush=True)
-            if not self.wait():
-                control.should_training_stop = True
 
     class Same(DPOTrainer):
         """Token ids and the pairs of each step are given."""
@@ -421,7 +400,7 @@ def trl(folder: Path, precomputed: bool) -> None:
         args=arguments,
         train_dataset=Dataset.from_list(pairs),
         processing_class=tokenizer,
-        callbacks=[Turns()],
+        callbacks=[turns()],
     )
     trainer.train()
 

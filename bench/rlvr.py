@@ -5,10 +5,13 @@
     python bench/rlvr.py short                   # half the tokens at equal accuracy: a reward for brevity
 
 All training goes through `exnihilo.train`. What supervised tuning shows of sort is the form alone: any order.
+For add it goes on in stretches until between 10 and 40% of the replies to *training* prompts are right; a
+stretch that jumps over that is done again, half as long. Held-out prompts decide nothing.
 
 Arms, all from the same supervised model of a seed, all asked the same held-out prompts, four replies each at
 temperature 1:
 
+    chance      guesses in the right form, without a model
     sft         what supervised tuning left
     rl          rewards for right answers (preset field: r − mean, clip 0.2/0.28, no KL)
     shuffled    the same, each batch's rewards dealt anew at random: what training alone does
@@ -16,14 +19,17 @@ temperature 1:
                 tuning over as many positions as rl trained on
 
 One row an arm: pass@1 and pass@4 with 95% bootstrap intervals over prompts (of all seeds), stop rate,
-tokens a reply, seconds. ``gap`` is rl's lower bound less sft's upper one.
+tokens a reply, seconds, and processor seconds of training. ``gap`` is rl's lower bound less sft's upper one.
+With ``--folder`` what was done stays, and is not done again: arms and seeds may come in calls of their own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,14 +56,17 @@ class Family:
 
     Attributes:
         tasks: seed -> (to learn the form from, to be rewarded on, held out); each {"prompt", "answer"}.
-        form: (task, chance) -> the reply that supervised tuning shows.
+        form: (task, chance) -> the reply that supervised tuning shows. guess: a reply of chance alone.
         grader: of replies; "last": the file above. chance: of a guess in the right form; None: not known.
         context, new: positions, and new tokens of a reply.
         sft, rl: steps. lr: of rl.
+        band: supervised tuning ends where the share of right replies to training prompts lies here, after
+            stretches of `stretch` steps, whose rate falls to a tenth over `sft` steps; None: after `sft`.
     """
 
     tasks: Callable[[int], tuple[list[Task], list[Task], list[Task]]]
     form: Callable[[Task, random.Random], str]
+    guess: Callable[[Task, random.Random], str]
     grader: str
     chance: float | None
     context: int
@@ -67,7 +76,9 @@ class Family:
     options: Mapping[str, Any]
     lr: float = 5e-4
     shown: int = 8000
-    arms: tuple[str, ...] = ("sft", "rl", "shuffled", "rejection")
+    band: tuple[float, float] | None = None
+    stretch: int = 100
+    arms: tuple[str, ...] = ("chance", "sft", "rl", "shuffled", "rejection")
 
 
 # the tasks --------------------------------------------------------------------------------------------------
@@ -102,12 +113,12 @@ def talkative(task: Task, chance: random.Random) -> str:
     return "hm " * chance.randint(0, 8) + task["answer"]
 
 
-PLACES = 4
+PLACES = 3
 
 
 def adding(seed: int) -> tuple[list[Task], list[Task], list[Task]]:
-    """Sums of four places: in what is shown at most three digits of each number are not zero, in what is
-    rewarded and asked all four."""
+    """Sums of three places: in what is shown at most two digits of each number are not zero, in what is
+    rewarded and asked all three."""
     chance = random.Random(seed)
 
     def some() -> int:
@@ -132,6 +143,11 @@ def _sum(a: int, b: int) -> Task:
         carry = total // 10
     said = f"{a + b:0{PLACES + 1}d}"[::-1]
     return {"prompt": "+".join(sides), "answer": said, "work": " ".join(steps) + "=" + said}
+
+
+def any_sum(task: Task, chance: random.Random) -> str:
+    """The form of the work, with digits at random."""
+    return "".join(chance.choice("0123456789") if c.isdigit() else c for c in task["work"])
 
 
 # arms -------------------------------------------------------------------------------------------------------
@@ -256,8 +272,30 @@ def positions(folder: Path) -> int:
     return max(int(r["tokens"]) for r in map(json.loads, lines) if r["kind"] == "train")
 
 
-def measured(family: Family, folder: Path, held: Sequence[Task]) -> dict[str, Any]:
-    """Right replies of SAMPLES to each prompt, and their means."""
+def tuned(family: Family, seed: int, folder: Path, shown: Sequence[Any], reward: Sequence[Task]) -> Path:
+    """Supervised tuning, by steps or by the rule; its rate falls from stretch to stretch."""
+    if family.band is None:
+        return supervised(family, seed, folder, shown, steps=family.sft, lr=3e-3)
+    low, high = family.band
+    done, steps, init = 0, family.stretch, {}
+    for number in range(1, 100):
+        run, lr = folder.with_name(f"sft-{number}"), 3e-3 * max(0.1, 1 - done / family.sft)
+        how: dict[str, Any] = {"steps": steps, "lr": lr, "schedule": "constant", **init}
+        made = supervised(family, 1000 * seed + number, run, shown, **how)
+        share = float(measured(family, made, reward[:64], samples=8)["right"].mean()) / 8
+        note(f"seed {seed} sft {done} + {steps} steps: {share:.3f} of the replies to training prompts")
+        if share > high and steps > 1:  # jumped over: from where it was, half as far
+            steps //= 2
+            continue
+        done, init = done + steps, {"init": str(made)}
+        if share >= low:
+            shutil.copytree(made, folder)
+            return folder
+    raise SystemExit(f"seed {seed}: {done} steps of supervised tuning, and right replies are too rare")
+
+
+def measured(family: Family, folder: Path, held: Sequence[Task], samples: int = SAMPLES) -> dict[str, Any]:
+    """Right replies of so many to each prompt, and their means."""
     from exnihilo.eval.graders import create
     from exnihilo.eval.replies import evaluate_replies
     from exnihilo.interop.load import load
@@ -269,13 +307,25 @@ def measured(family: Family, folder: Path, held: Sequence[Task]) -> dict[str, An
         loaded.codec,
         examples,
         create(family.grader),
-        samples=SAMPLES,
+        samples=samples,
         max_new_tokens=family.new,
         temperature=1.0,
         seed=1,
     )
-    right = np.array([r.graded.right for r in replies]).reshape(len(held), SAMPLES).sum(1)
+    right = np.array([r.graded.right for r in replies]).reshape(len(held), samples).sum(1)
     return {"right": right, "stop_rate": found["stop_rate"], "length": found["length"]}
+
+
+def guessed(family: Family, held: Sequence[Task], seed: int) -> dict[str, Any]:
+    """The figures of guesses."""
+    from exnihilo.eval.graders import create, grade_many
+
+    chance = random.Random(seed + 2)
+    pairs = [(t, family.guess(t, chance)) for t in held for _ in range(SAMPLES)]
+    graded = grade_many(create(family.grader), [t for t, _ in pairs], [text for _, text in pairs])
+    right = np.array([g.right for g in graded]).reshape(len(held), SAMPLES).sum(1)
+    length = float(np.mean([len(text) + 1 for _, text in pairs]))  # a token a character, and the end
+    return {"right": right, "stop_rate": 1.0, "length": length}
 
 
 def seeds_of(family: Family, seed: int, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -287,22 +337,36 @@ def seeds_of(family: Family, seed: int, folder: Path) -> Iterator[tuple[str, dic
     chance = random.Random(seed + 1)
     shown = [dialogue(t, family.form(t, chance)) for t in (chance.choice(learn) for _ in range(family.shown))]
     tasks = write(folder / "tasks.jsonl", [{k: t[k] for k in ("prompt", "answer")} for t in reward])
-
-    def arm(name: str, make: Callable[[], Path]) -> tuple[str, dict[str, Any]]:
-        began = time.perf_counter()
-        made = make()
-        seconds = time.perf_counter() - began
-        return name, {**measured(family, made, held), "seconds": seconds}
-
     init = folder / "sft"
-    yield arm("sft", lambda: supervised(family, seed, init, shown, steps=family.sft, lr=3e-3))
-    yield arm("rl", lambda: rewarded(family, seed, folder / "rl", init, tasks))
-    if "shuffled" in family.arms:
-        yield arm("shuffled", lambda: rewarded(family, seed, folder / "shuffled", init, tasks, shuffle=True))
-    if "rejection" in family.arms:
-        yield arm("rejection", lambda: rejection(family, seed, folder, init, reward))
-    if "plain" in family.arms:
-        yield arm("plain", lambda: rewarded(family, seed, folder / "plain", init, tasks, brevity=0.0))
+
+    def rl(name: str, **options: Any) -> Path:
+        return rewarded(family, seed, folder / name, init, tasks, **options)
+
+    makers: dict[str, Callable[[], Path]] = {
+        "sft": lambda: tuned(family, seed, init, shown, reward),
+        "rl": lambda: rl("rl"),
+        "shuffled": lambda: rl("shuffled", shuffle=True),
+        "rejection": lambda: rejection(family, seed, folder, init, reward),
+        "plain": lambda: rl("plain", brevity=0.0),
+    }
+    for name in family.arms:
+        kept = folder / f"{name}.json"
+        if not kept.exists():
+            began, used = time.perf_counter(), processor()
+            made = makers[name]() if name in makers else None
+            about = {"seconds": time.perf_counter() - began, "processor": processor() - used}
+            found = guessed(family, held, seed) if made is None else measured(family, made, held)
+            if name == "sft":
+                on_training = measured(family, init, reward[:256])["right"]
+                about["training_prompts"] = float(on_training.mean()) / SAMPLES
+            kept.write_text(json.dumps({**found, **about, "right": found["right"].tolist()}))
+        found = json.loads(kept.read_text())
+        yield name, {**found, "right": np.array(found["right"])}
+
+
+def processor() -> float:
+    """Seconds of processor time so far, of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def rejection(family: Family, seed: int, folder: Path, init: Path, reward: Sequence[Task]) -> Path:
@@ -348,7 +412,7 @@ def main() -> None:
                 share = found["right"].mean() / SAMPLES
                 note(
                     f"seed {seed} {name}: pass@1 {share:.3f}, {found['length']:.1f} tokens, "
-                    f"{found['seconds']:.0f} s"
+                    f"{found['seconds']:.0f} s, of a processor {found['processor']:.0f} s"
                 )
     say(given.family, family, told, given.seeds, time.perf_counter() - began)
 
@@ -374,19 +438,41 @@ def say(
             stop_rate=round(float(np.mean([f["stop_rate"] for f in found])), 4),
             tokens=round(float(np.mean([f["length"] for f in found])), 2),
             seconds=round(float(np.mean([f["seconds"] for f in found])), 1),
+            processor_s=round(float(np.mean([f["processor"] for f in found])), 1),
+            **(
+                {"on_training_prompts": [round(f["training_prompts"], 4) for f in found]}
+                if arm == "sft"
+                else {}
+            ),
         )
-    gaps = {"gap": round(bounds["rl"][1] - bounds["sft"][2], 4)}
-    if "shuffled" in bounds:
+    gaps = {}
+    if "rl" in bounds and "sft" in bounds:
+        gaps["gap"] = round(bounds["rl"][1] - bounds["sft"][2], 4)
+    if "shuffled" in bounds and "sft" in bounds:
         gaps["shuffled_gain"] = round(bounds["shuffled"][0] - bounds["sft"][0], 4)
     row("rlvr", family=name, arm="all", chance=family.chance, **gaps, seconds=round(seconds, 1))
 
 
 FAMILIES = {
-    "sort": Family(sorting, any_order, "exact", 1 / 6, 32, 8, sft=250, rl=60, options={}),
-    "add": Family(adding, lambda t, _: t["work"], "last", None, 64, 32, sft=620, rl=160, options={}, lr=3e-4),
+    "sort": Family(sorting, any_order, any_order, "exact", 1 / 6, 32, 8, sft=250, rl=60, options={}),
+    "add": Family(
+        adding,
+        lambda t, _: t["work"],
+        any_sum,
+        "last",
+        None,
+        64,
+        32,
+        sft=1000,
+        rl=120,
+        options={},
+        lr=3e-4,
+        band=(0.1, 0.4),
+    ),
     "short": Family(
         sorting,
         talkative,
+        any_order,
         "last",
         None,
         64,

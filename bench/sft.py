@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from common import Contender, data_folder, median, note, row, serve
+from common import Contender, data_folder, median, note, row, serve, turns
 
 V, L, D, H, T = 4096, 4, 256, 4, 512
 TOKENS, LR, BETAS, CLIP = 4096, 1e-3, (0.9, 0.95), 1.0
@@ -179,10 +178,9 @@ def exnihilo(name: str, folder: Path, out: Path, micro: int) -> None:
 
 
 def trl(name: str, folder: Path, out: Path, packing: bool) -> None:
-    import torch
     from datasets import Dataset
     from torch.utils.data import DataLoader
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -190,25 +188,6 @@ def trl(name: str, folder: Path, out: Path, packing: bool) -> None:
     tokenizer.chat_template = (folder / "start" / "masked.jinja").read_text(encoding="utf-8")
     model = AutoModelForCausalLM.from_pretrained(folder / "start", attn_implementation="sdpa")
     batches = json.loads((folder / f"{name}-batches.json").read_text())
-
-    class Turns(TrainerCallback):
-        """Does a step a line of standard input, as `common.serve`."""
-
-        begin = 0.0
-
-        def wait(self) -> bool:
-            told = sys.stdin.readline()
-            self.begin = time.perf_counter()
-            return bool(told)
-
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
-            self.wait()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            print(json.dumps({"seconds": time.perf_counter() - self.begin}), flush=True)
-            if not self.wait():
-                control.should_training_stop = True
 
     class Same(SFTTrainer):
         """The conversations of each step are given."""
@@ -248,7 +227,7 @@ def trl(name: str, folder: Path, out: Path, packing: bool) -> None:
         args=arguments,
         train_dataset=Dataset.from_list(read(folder / f"{name}-train.jsonl")),
         processing_class=tokenizer,
-        callbacks=[Turns()],
+        callbacks=[turns()],
     )
     trainer.train()
     model.save_pretrained(out)

@@ -33,6 +33,7 @@ from exnihilo.api import (
     stream,
     tokenizer,
     train,
+    world,
 )
 from exnihilo.errors import ExNihiloError
 
@@ -59,6 +60,7 @@ __all__ = [
     "stream",
     "tokenizer",
     "train",
+    "world",
 ]
 
 _surface.install(__name__, VERBS)

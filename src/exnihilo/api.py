@@ -280,8 +280,49 @@ def quickstart(
     )
 
 
+def world(
+    view: str = "scenes",
+    *,
+    out: PathLike,
+    count: int = 200,
+    start: int = 0,
+    kind: str | None = None,
+    size: int = 64,
+    rate: int = 16_000,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Examples of the embedded world as files: PNG, WAV, and a table ``DIR/VIEW.jsonl`` with the truth.
+
+    Returns:
+        {"table", "rows", "pictures", "sounds"}.
+
+    Example:
+        >>> xn.world("scenes", out="scenes", count=20)      # doctest: +SKIP
+    """
+    from exnihilo.data.progress import Console
+    from exnihilo.world import media
+
+    progress = Console()
+    progress.start(f"write {view}", total=count, unit="documents")
+    try:
+        found = media.write(
+            view,
+            out,
+            count=count,
+            start=start,
+            kind=kind,
+            size=size,
+            rate=rate,
+            force=force,
+            told=lambda rows: progress.advance(1),
+        )
+    finally:
+        progress.stop()
+    return {"table": str(Path(out) / f"{view}.jsonl"), **found}
+
+
 _VERBS: tuple[Callable[..., Any], ...] = (
     train, plan, doctor, load, predict, sample, stream, chat, eval, probe, serve, export, import_, recipes,
-    tokenizer, lr_find, report, compare, quickstart,
+    tokenizer, lr_find, report, compare, quickstart, world,
 )  # fmt: skip
 VERBS: dict[str, Callable[..., Any]] = {verb.__name__: verb for verb in _VERBS}

@@ -218,6 +218,7 @@ def probe(
     texts: int = 8,
     length: int | None = None,
     draws: int = 2,
+    block: int = 1,
     seed: int = 0,
     device: str = "auto",
     out: PathLike | None = None,
@@ -225,20 +226,21 @@ def probe(
     """How much each input position bears on each output of a model, in nats, with pictures in ``RUN/probe/``.
 
     Args:
-        data: texts, as ``data=`` of `train`; default: the run's own validation split.
-        text: one text of your own instead.
-        texts, length: how many, and tokens of each (64, or the context). draws: swaps of each position.
+        data: examples, as ``data=`` of `train`; default: the run's own validation split.
+        text: one text of your own instead; of a run that hears or sees the path of a file.
+        texts, length: how many, and positions of each (64 tokens of a text, all of anything else).
+        draws: swaps of each position. block: neighbours that are swapped together.
 
     Returns:
         ``first_to_last`` (mean, low, high; nats), ``reach``, ``future`` (0, or the model leaks), the same of
-        an untrained network, and the files; see docs/probe.md.
+        an untrained network, ``truth`` where it is known, ``doubts``, and the files; see docs/probe.md.
     """
     environment.prepare()
     from exnihilo.probe.run import probe as measure
 
     return measure(
-        run, data=data, text=text, texts=texts, length=length, draws=draws, seed=seed,
-        device=_device(device), out=out,
+        run, data=data, text=text, texts=texts, length=length, draws=draws, block=block,
+        seed=seed, device=_device(device), out=out,
     )  # fmt: skip
 
 

@@ -59,8 +59,8 @@ class DataConfig(Section):
     unit: Literal["auto", "file", "paragraph", "line"] = "auto"  # what one document is, in plain text files
     separator: str | None = None  # a line that ends a document; default: `<|endoftext|>` where a file has it
     encoding: str = "utf-8"
-    # what files hold; auto: by suffix and content, shown
-    format: Literal["auto", "text", "records", "squad", "conll", "conllu", "labelled"] = "auto"
+    # what files hold; auto: by suffix and content, shown; bytes: any file, each byte (with codec.kind=bytes)
+    format: Literal["auto", "text", "records", "squad", "conll", "conllu", "labelled", "bytes"] = "auto"
     columns: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()  # names, for tables without a header
     header: bool | None = None  # whether tables have one; default: by content
     quotes: bool | None = None  # whether " quotes cells; default: not where tabs divide them
@@ -88,14 +88,28 @@ Data = Annotated[DataConfig, BeforeValidator(_sources)]
 class CodecConfig(Section):
     """How text becomes ids: trained from scratch on the training split, or read from ``path``."""
 
-    # marks: special tokens alone, for sounds and pictures; waves: one id a sample of a sound
-    kind: Literal["bpe", "wordpiece", "bytes", "chars", "marks", "waves"] = "bpe"
+    # marks: special tokens alone, for sounds and pictures; waves: one id a sample of a sound; ids: the
+    # numbers of a .npy file, or of a text of numbers
+    kind: Literal["bpe", "wordpiece", "bytes", "chars", "marks", "waves", "ids"] = "bpe"
     vocab_size: int = Field(
         default=4096, ge=2
     )  # target size, special tokens included; bytes and chars have their own
+    ids: int | None = Field(default=None, ge=1)  # ids: how many; default: the data's largest and one
     path: str | None = None  # a folder with tokenizer.json: use it instead of training one
     sample_mb: float = Field(default=50.0, gt=0)  # megabytes of text the tokenizer is trained on
     lowercase: bool = False  # wordpiece only
+
+
+class YarnConfig(Section):
+    """YaRN: rotary positions of a model that was trained on shorter rows (Peng et al. 2023, arXiv
+    2309.00071)."""
+
+    factor: float = Field(default=4.0, gt=1)  # context / original
+    # positions of the rows it was trained on; default: the context of init=, else context / factor
+    original: int | None = Field(default=None, ge=2)
+    beta_fast: float = Field(default=32.0, gt=0)  # turns in `original`: faster frequencies stay as they are
+    beta_slow: float = Field(default=1.0, gt=0)  # slower ones are divided by the factor
+    attention: float | None = Field(default=None, gt=0)  # factor of cos and sin; default: 0.1 ln(factor) + 1
 
 
 class ModelConfig(Section):
@@ -122,12 +136,20 @@ class ModelConfig(Section):
     segments: int | None = Field(default=None, ge=0)  # token types; default: bert 2, others 0
     labels: int | None = Field(default=None, ge=1)  # outputs of the heads classes and tags, from the data
     crf: bool = False  # the head tags also learns which tag follows which
-    window: int | None = Field(default=None, ge=2)  # modernbert: local layers see window // 2 to each side
-    global_every: int | None = Field(default=None, ge=1)  # modernbert: each n-th layer sees everything
+    compares: bool = False  # the heads classes and span compare the means of two texts
+    # local layers: in decoders a position sees itself and the window - 1 before it; modernbert: window // 2
+    # to each side
+    window: int | None = Field(default=None, ge=2)
+    # each n-th layer sees everything: of decoders the last of n (default: none does), modernbert: the first
+    global_every: int | None = Field(default=None, ge=1)
     local_theta: float | None = Field(default=None, gt=0)  # modernbert: rotary base of the local layers
+    yarn: YarnConfig | None = None  # decoders: a longer context than the weights were trained on
+    sinks: bool = False  # decoders: a learned logit a head that takes weight from all keys, as in gpt-oss
     # what positions hold that are no tokens, by name: (numbers,) is mapped linearly, (frames, numbers of
     # each) by two convolutions over time; from the objective
     inputs: dict[str, tuple[int, ...]] = {}
+    # the head straight: a matrix from so many values of a series to so many ahead; from the objective
+    straight: tuple[int, int] | None = None
 
 
 class ScheduleConfig(Section):
@@ -159,6 +181,8 @@ class BatchConfig(Section):
 
     tokens: int = Field(default=16_384, ge=1)  # a step's tokens, over all workers and micro-batches
     micro_tokens: int | None = Field(default=None, ge=1)  # one forward's tokens on one worker
+    # rows that grow: (share of the steps, positions of a row), the last one model.context
+    lengths: tuple[tuple[Annotated[float, Field(gt=0)], Annotated[int, Field(ge=2)]], ...] = ()
 
 
 class CheckpointConfig(Section):
@@ -177,6 +201,8 @@ class LoraConfig(Section):
     alpha: float | None = Field(default=None, gt=0)  # scale is alpha / rank; default: twice the rank
     # modules that get one, by the end of their names; default: every linear layer of the trunk
     targets: tuple[str, ...] = ()
+    # 4: what gets an adapter is kept in four bits a weight (NF4), as QLoRA does; none: as it is
+    bits: Literal[4] | None = None
 
 
 class TuneConfig(Section):
@@ -203,6 +229,9 @@ class EvalConfig(Section):
     # at most this many tokens of the validation split; default: a small share of the run's, all at the end
     tokens: int | None = Field(default=None, ge=1)
     samples: int = Field(default=1, ge=0)  # texts written to RUN/samples/ at each evaluation
+    # validation examples whose influence is measured at each evaluation: nats from the first position to the
+    # last output, and reach; 0: none
+    probe: int = Field(default=0, ge=0)
     prompt: str = ""  # what samples start from
     # validation prompts answered before the first step and after the last (a quarter of them on the way)
     replies: int = Field(default=256, ge=0)
@@ -243,8 +272,8 @@ class RolloutConfig(Section):
 
 
 class AlarmsConfig(Section):
-    """Signs that reinforcement learning goes wrong; each is said, written to RUN/alarms.json, and stops the
-    run."""
+    """Signs that learning from rewards or preferences goes wrong; each is said, written to
+    RUN/alarms.json, and stops the run."""
 
     enabled: bool = True
     stop: bool = True  # false: alarms are said and written only
@@ -256,6 +285,8 @@ class AlarmsConfig(Section):
     length: float = Field(default=2.0, gt=0)  # so many times what it was, and most are cut: runaway
     # reward has risen by this much while the independent grader has not by a tenth of it: it is gamed
     gap: float = Field(default=0.2, gt=0)
+    # of preferences: the log-probability of a chosen reply is so many times what it was: both replies sink
+    likelihood: float = Field(default=2.0, ge=1)
     grader: str = ""  # the independent grader; e.g. "exact" beside a reward with parts
 
 

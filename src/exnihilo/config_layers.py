@@ -301,6 +301,8 @@ def load(
     for name, value in (settings or {}).items():
         layers.put(name.replace("__", "."), value, "python")
     _own_budget(layers)
+    if base is None:
+        _by_files(layers)
     config = layers.config()
     if base is None and all(getattr(config, name) is None for name in BUDGET):
         layers.put("minutes", DEFAULT_MINUTES, "default budget")
@@ -316,6 +318,32 @@ def _own_budget(layers: _Layers) -> None:
     if any(name in layers.origins and name not in recipes for name in BUDGET):
         for name in recipes:
             del layers.tree[name], layers.origins[name]
+
+
+def _by_files(layers: _Layers) -> None:
+    """Files that are no text: arrays of ids need the codec of ids, and with ``codec.kind=bytes`` files that
+    are binary are read as bytes. What the user has set stays."""
+    codec, data = layers.tree.get("codec") or {}, layers.tree.get("data") or {}
+    found = data.get("sources") or ()
+    listed = [found] if isinstance(found, str) else list(found)
+    paths = [str(s.get("path", "")) if isinstance(s, dict) else str(s) for s in listed]
+    free = layers.origins.get("codec.kind", "recipe ").startswith("recipe ")
+    text = codec.get("kind", "bpe") in ("bpe", "wordpiece", "chars")
+    if paths and all(path.lower().endswith(".npy") for path in paths) and free and text:
+        if not codec.get("path") and not layers.tree.get("init"):
+            layers.put("codec.kind", "ids", "derived from data")
+    elif codec.get("kind") == "bytes" and "data.format" not in layers.origins:
+        if any(_binary(Path(path).expanduser()) for path in paths):
+            layers.put("data.format", "bytes", "derived from data")
+
+
+def _binary(path: Path) -> bool:
+    """Whether it is a file that begins as no text does."""
+    try:
+        with path.open("rb") as file:
+            return b"\0" in file.read(8192)
+    except OSError:  # a folder, a glob, nothing: whoever reads it says so
+        return False
 
 
 def _absent(config: RunConfig, path: str) -> bool:

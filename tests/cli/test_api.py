@@ -33,7 +33,8 @@ SURFACE = {
     "chat": "(run, *, system='', device='auto', **sampling)",
     "eval": "(run, *, data=None, max_tokens=None, max_examples=None, device='auto', dtype='fp32', "
     "grader='', suite='', overrides=(), progress=True, **replies)",
-    "probe": "(run, *, data=None, text=None, texts=8, length=None, draws=2, seed=0, device='auto', out=None)",
+    "probe": "(run, *, data=None, text=None, texts=8, length=None, draws=2, block=1, seed=0, device='auto', "
+    "out=None)",
     "export": "(run, *, to='hf', out, dtype=None, force=False)",
     "import_": "(source, *, out, force=False)",
     "serve": "(runs, *, started=None, **settings)",
@@ -43,6 +44,7 @@ SURFACE = {
     "**settings)",
     "report": "(run, *, out=None)",
     "compare": "(runs, *, out=None)",
+    "world": "(view='scenes', *, out, count=200, start=0, kind=None, size=64, rate=16000, force=False)",
     "quickstart": "(*, data=None, minutes=None, run=None, seed=0, device='auto', force=False, encoder=False)",
 }
 

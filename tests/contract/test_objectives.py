@@ -41,6 +41,8 @@ TEXTS = (
 )
 WORDS = [text.replace(".", "").split() for text in TEXTS]
 SOUNDS = ("bell", "drum", "horn", "wind")
+DRAWN = ("kite", "drum", "cup", "key")
+SERIES = ("tide", "walk", "beats", "trend")
 QUESTIONS = ("Where was it warm?", "Who said no?", "What is odd?", "What was lost?")
 
 
@@ -100,13 +102,37 @@ def _examples() -> dict[frozenset[str], list[Example]]:
         frozenset({"sound", "text"}): [
             {"sound": f"world:{k}:{i}:0.{4 + i}", "text": f"the {k}"} for i, k in enumerate(SOUNDS)
         ],
+        frozenset({"picture"}): [{"picture": f"world:red-{k}@1:{i}"} for i, k in enumerate(DRAWN)],
+        frozenset({"picture", "label"}): [
+            {"picture": f"world:red-{k}@1:{i}", "label": k} for i, k in enumerate(DRAWN)
+        ],
+        frozenset({"picture", "text"}): [
+            {"picture": f"world:red-{k}@1:{i}", "text": f"the {k}"} for i, k in enumerate(DRAWN)
+        ],
         frozenset({"sound", "events"}): [
             {"sound": f"world:{k}:{i}:0.{4 + i}", "events": [{"start": 0.1, "end": 0.3, "label": k}]}
             for i, k in enumerate(SOUNDS)
         ],
+        frozenset({"question", "answer"}): [
+            {"question": "What colour?", "answer": "red", "picture": "world:red-kite@1:3"},
+            {"question": "What is heard?", "answer": "the drum", "sound": "world:drum:1:0.1"},
+            {
+                "question": "Where is it?",
+                "answer": "at the top",
+                "picture": "world:blue-bell@2:5",
+                "sound": "world:bell:4:0.06",
+            },
+            {"question": "Who said no?", "answer": "The owl"},
+        ],
         frozenset({"prompt"}): [  # groups that were drawn and graded elsewhere
             {"prompt": talk(q), "completions": [a, "No idea.", "b"], "rewards": [1.0, 0.0, float(i % 2)]}
             for i, (q, a) in enumerate(zip(QUESTIONS, answers, strict=True))
+        ],
+        frozenset({"series"}): [
+            {"series": f"world:{k}:{i}:{60 + i}", "part": "all"} for i, k in enumerate(SERIES)
+        ],
+        frozenset({"series", "label"}): [
+            {"series": f"world:{k}:{i}:{60 + i}", "label": k} for i, k in enumerate(SERIES)
         ],
         frozenset({"words", "tags"}): [
             {"words": words, "tags": [("O", "B-X", "I-X")[i % 3] for i in range(len(words))]}
@@ -119,7 +145,13 @@ def _examples() -> dict[frozenset[str], list[Example]]:
 EXAMPLES = _examples()
 # What an objective needs to be told here. Contrastive vectors are learnt from the other pairs of a row, so
 # how rows are laid out is part of that loss (its own tests hold its laws); scores are learnt pair by pair.
-OPTIONS: dict[str, dict[str, Any]] = {"embeddings": {"loss": "cosine"}, "sound_tokens": {"rate": 1000}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "embeddings": {"loss": "cosine"},
+    "sound_tokens": {"rate": 1000},
+    "media_qa": {"size": 16, "patch": 8},
+    **{name: {"size": 16} for name in ("picture_classification", "masked_picture", "caption")},
+    "picture_tokens": {"size": 6},
+}
 CODEC = train_codec(CodecConfig(kind="wordpiece", vocab_size=400, lowercase=True), TEXTS)
 CHAT_CODEC = train_codec(
     CodecConfig(kind="bpe", vocab_size=500), [*TEXTS, "user\n", "assistant\n", "system\n"] * 2
@@ -133,7 +165,7 @@ CHATS = frozenset({"messages", "prompt"})  # roles that are rendered as conversa
 def codec_of(objective: Objective) -> Codec:
     """The tokenizer of an objective: those that render conversations need marks of turns, raw sound its
     own."""
-    if type(objective).__name__ == "SoundTokens":
+    if type(objective).__name__ in ("SoundTokens", "PictureTokens"):
         return WAVES
     return CHAT_CODEC if CHATS & set(objective.roles) else CODEC
 
@@ -219,6 +251,7 @@ def model_for(objective: Objective, seed: int = 0) -> Model:
         labels=objective.labels,
         crf=bool(getattr(objective.config, "crf", False)),
         inputs=objective.model_settings.get("inputs", {}),
+        straight=objective.model_settings.get("straight"),
     )
     return build(config, heads=objective.heads, seed=seed).double()
 

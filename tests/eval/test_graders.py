@@ -247,6 +247,12 @@ def test_forms_of_a_countdown_answer() -> None:
     ):
         assert create("countdown")(example, text) == 1.0, text
     assert create("countdown")({"target": 3}, "3") is None
+    beside = {
+        "answer": "1 + 2",
+        "record": {"numbers": [1, 2], "target": 3},
+    }  # somebody's expression: no target
+    assert create("countdown")(beside, "2 + 1") == 1.0
+    assert create("countdown")({"numbers": [1, 2], "answer": "#### 3"}, "2 + 1") == 1.0
     assert create("countdown")({"numbers": [1, 2], "target": 3, "use": "any"}, "1 + 2") == 1.0
 
 

@@ -61,6 +61,37 @@ def test_slots_order_and_chunks_change_nothing(model, path):
         assert engine.active == engine.waiting == 0
 
 
+def test_a_prompt_that_is_scored_is_what_a_forward_says(model, path):
+    """Whatever the chunks, the slots, and what the cache holds already; several completions tell the same."""
+    long = PROMPTS[3]
+    with torch.no_grad():
+        logp_TV = model.heads["tokens"].logits(model({"tokens": torch.tensor([long])}))[0].log_softmax(-1)
+    expected = [float(logp_TV[t, i]) for t, i in enumerate(long[1:])]
+    for options in ({"slots": 8}, {"slots": 2, "chunk": 4}, {"slots": 3, "chunk": 1}):
+        engine = Engine(model, path=path, **options)  # type: ignore[arg-type]
+        engine.run([Request(long, 4), Request([*long, 3], 4)])  # the cache holds them now
+        asked = [
+            Request(long, 6, WARM, n=5, seed=1, scored=True, top=2), Request(long, 6, WARM, n=5, seed=1),
+            Request([7], 3, WARM, scored=True),
+        ]  # fmt: skip
+        told, untold, (single,) = engine.run(asked)
+        for with_it, without in zip(told, untold, strict=True):
+            assert (with_it.ids, without.prompt) == (without.ids, ())
+            assert [s.id for s in with_it.prompt] == long and with_it.prompt[0].raw is None
+            np.testing.assert_allclose([s.raw for s in with_it.prompt[1:]], expected, atol=1e-4)
+            best = [int(logp_TV[t].argmax()) for t in range(len(long) - 1)]
+            assert [s.top[0][0] for s in with_it.prompt[1:]] == best and not with_it.prompt[0].top
+        assert [(s.id, s.raw) for s in single.prompt] == [(7, None)]
+        handle = engine.add(Request(long, 4, WARM, n=5, scored=True))
+        first = engine.step()
+        engine.cancel(handle, 0)  # who read the prompt for all leaves
+        while engine.active or engine.waiting:
+            first += engine.step()
+        heads = {t.index: t.prompt for t in reversed(first) if t.prompt}
+        assert {1, 2, 3, 4} <= set(heads) and all(len(p) == len(long) for p in heads.values())
+        np.testing.assert_allclose([s.raw for s in heads[4][1:]], expected, atol=1e-4)
+
+
 def test_threads_change_nothing(make_model):
     if isinstance(why := native.library(), str):
         pytest.skip(why)

@@ -112,9 +112,9 @@ def test_flex_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(out, reference(q, k, v, rule), atol=2e-6, rtol=1e-5, check_stride=False)
 
 
-def test_local_layers_refuse_branches_of_a_stem() -> None:
+def test_local_layers_refuse_branches_of_a_stem_without_positions() -> None:
     shape = Shape(16, 2, 2, 8, 32, "layer", 1e-5, False, "gelu", False, 0.0)
-    trunk = Trunk(shape, 2, None, window=4, global_every=2)
+    trunk = Trunk(shape, 2, None, window=4, local=(True, False))
     x_BTD = torch.randn(1, 20, 16)
     own = torch.arange(20)[None] // 10
     trunk(Seq(x_BTD, branch_BT=1 + own))  # branches without a stem are documents: places are distances

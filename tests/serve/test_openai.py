@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from exnihilo.infer.generate import generate
 from exnihilo.interop.load import load
@@ -93,6 +94,38 @@ def test_log_probabilities_of_completions(ai: Any, runs: dict[str, Path]) -> Non
         assert token in top
 
 
+def test_an_echoed_prompts_tokens_are_told_of(ai: Any, runs: dict[str, Path]) -> None:
+    """A text's first token follows BOS; of ids nothing stands before the first."""
+    loaded = load(runs["base"])
+    ids = [loaded.codec.bos_id, *loaded.codec.encode("Once é")]
+    with torch.no_grad():
+        logits_TV = loaded.model.heads["tokens"].logits(loaded.model({"tokens": torch.tensor([ids])}))[0]
+    expected = logits_TV.log_softmax(-1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+    asked: dict[str, Any] = {"model": "base", "logprobs": 2, "echo": True, "temperature": 0}
+    found = ai.completions.create(prompt="Once é", max_tokens=4, **asked)
+    told = found.choices[0].logprobs
+    size = len(ids) - 1
+    np.testing.assert_allclose(told.token_logprobs[:size], expected, atol=1e-4)
+    assert told.tokens[:6] == ["O", "n", "c", "e", " ", "bytes:\\xc3"] and len(told.tokens) == size + 4
+    assert told.text_offset[: size + 1] == [0, 1, 2, 3, 4, 5, 5, 6] and all(told.top_logprobs)
+    text, counts = "", None
+    for chunk in ai.completions.create(
+        prompt="Once é", max_tokens=4, stream=True, stream_options={"include_usage": True}, **asked
+    ):
+        text += chunk.choices[0].text if chunk.choices else ""
+        counts = chunk.usage or counts
+    assert text == found.choices[0].text and counts == found.usage
+    only = ai.completions.create(prompt=[ids, ids[:3]], max_tokens=0, n=2, **asked)
+    assert [c.text for c in only.choices] == ["Once é", "Once é", "On", "On"]
+    assert only.usage.completion_tokens == 0 and {c.finish_reason for c in only.choices} == {"length"}
+    for choice, count in zip(only.choices, (size, size, 2, 2), strict=True):
+        assert choice.logprobs.tokens[0] == "<|bos|>" and choice.logprobs.text_offset[:3] == [0, 0, 1]
+        assert choice.logprobs.token_logprobs[0] is None and choice.logprobs.top_logprobs[0] is None
+        np.testing.assert_allclose(choice.logprobs.token_logprobs[1:], expected[:count], atol=1e-4)
+    with pytest.raises(openai.BadRequestError, match="without echo"):
+        ai.completions.create(model="base", prompt="Once", max_tokens=0)
+
+
 def test_chat_is_the_chat_codecs_prompt(ai: Any, runs: dict[str, Path]) -> None:
     from exnihilo.codec.chat import Chat
 
@@ -165,6 +198,11 @@ def test_embeddings(ai: Any, runs: dict[str, Path]) -> None:
             theirs = [np.frombuffer(base64.b64decode(row), "<f4") for row in theirs]
         np.testing.assert_allclose(np.asarray(theirs, np.float32), ours, rtol=1e-5, atol=1e-6)
         assert [row.index for row in found.data] == [0, 1, 2] and found.usage.prompt_tokens > 0
+    whole = ai.embeddings.create(model="vectors", input="hello", dimensions=ours.shape[1])
+    assert len(whole.data[0].embedding) == ours.shape[1]
+    with pytest.raises(openai.BadRequestError, match=f"vectors of {ours.shape[1]} numbers") as caught:
+        ai.embeddings.create(model="vectors", input="hello", dimensions=8)
+    assert caught.value.param == "dimensions"
     unsaid = ai.embeddings.create(model="vectors", input="hello")  # the client's own default is base64
     np.testing.assert_allclose(
         np.asarray(unsaid.data[0].embedding, np.float32), ours[1], rtol=1e-5, atol=1e-6

@@ -165,3 +165,30 @@ def test_replies_are_graded_on_the_command_line(
     assert "pass@1" in capsys.readouterr().out and main(["eval", str(run), "samples=2"]) == 2
     with pytest.raises(UsageError, match="unknown option"):
         xn.eval(run, grader="number", nonsense=1)
+
+
+def test_formulas_are_tried_as_formulas() -> None:
+    """A fraction's denominator is not its value: right answers are formulas, and no wrong one is equal."""
+    pytest.importorskip("math_verify")
+    golds = ["\\frac{1}{3}", "\\frac{2}{2}", "\\sqrt{2}", "x^2+1", "Half of 1 is $\\frac{1}{2}$.", "7"]
+    found = fuzz(create("math"), "math", [{"prompt": "?", "answer": gold} for gold in golds])
+    assert found.right > 20 and found.wrong > 40
+    assert not found.unpaid_right and not found.paid_wrong and not found.paid_unreadable and not found.failed
+
+
+def test_a_run_that_is_taught_nothing_says_so(run: Path, tmp_path: Path, capsys: Any) -> None:
+    data = written(tmp_path / "tasks.jsonl", TASKS)
+    words = [
+        "train",
+        "rlvr",
+        f"init={run}",
+        f"data={data}",
+        "grader=exact",
+        f"run={tmp_path / 'r'}",
+        "steps=2",
+    ]
+    words += [*SETTINGS, "threads=1", "device=cpu", "compile=off", "eval.replies=0", "eval.samples=0"]
+    assert main(words) == 0
+    assert "have taught nothing: no reply is right (mean reward 0)" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -85,3 +85,24 @@ def test_noise_rings_nothing(seed: int) -> None:
 
 def test_figures_that_are_not_there_are_not_judged() -> None:
     assert not ring(AlarmsConfig(patience=2), [{}] * 10 + [{"loss": 3.0}] * 10)
+
+
+def test_chosen_replies_that_sink_with_the_rejected_ones_ring() -> None:
+    """Preferences: a chosen reply may lose some of its likelihood, as it mostly does, and not all of it."""
+
+    def series(to: float) -> list[dict[str, float]]:
+        return [{"chosen_logp": -20 + (to + 20) * min(1.0, i / 20)} for i in range(40)]
+
+    for far, said in ((-30.0, 0), (-39.0, 0), (-60.0, 1)):
+        assert len(ring(AlarmsConfig(patience=5), series(far))) == said, far
+    short = [{"chosen_logp": -0.2 - min(1.8, i / 10)} for i in range(40)]  # ten times, but hardly two nats
+    assert not ring(AlarmsConfig(patience=5), short)
+    assert not ring(AlarmsConfig(patience=5, likelihood=5.0), series(-60.0))
+
+
+def test_an_evaluation_of_sunk_replies_rings_at_once() -> None:
+    alarms, memory = Alarms(AlarmsConfig()), {}
+    assert not alarms.evaluated(memory, 0, {"chosen_logp": -12.0, "accuracy": 0.5})
+    assert not alarms.evaluated(memory, 10, {"chosen_logp": -15.0})
+    assert [a.name for a in alarms.evaluated(memory, 20, {"chosen_logp": -115.0})] == ["likelihood"]
+    assert not alarms.evaluated(memory, 30, {"chosen_logp": -120.0})  # said already

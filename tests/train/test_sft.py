@@ -156,6 +156,38 @@ def test_adapters_of_a_decoder_are_merged_and_go_on_bit_for_bit(
     assert again.step == 1
 
 
+def test_adapters_beside_four_bits_are_merged_and_go_on_bit_for_bit(
+    task: Any, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is the matrix that the codes stand for, and what was learnt beside it, of low rank."""
+    pytest.importorskip("peft")
+    from exnihilo.kernels import nf4
+
+    tune = TuneConfig(lora=LoraConfig(rank=2, bits=4))
+    values: dict[str, Any] = {"tune": tune, "eval": EvalConfig(replies=4)}
+    run(task(tmp_path / "whole", **values), progress=False)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        assert run(task(tmp_path / "cut", **values), progress=False).interrupted
+    assert load(tmp_path / "cut").model.state_dict().keys() == load(base).model.state_dict().keys()
+    assert run(task(tmp_path / "cut", **values), resume=True, progress=False).step == 6
+    assert same_weights(tmp_path / "whole", tmp_path / "cut")
+    before, after = load(base).model.state_dict(), load(tmp_path / "whole").model.state_dict()
+    assert before.keys() == after.keys()
+    for name, was in before.items():
+        if not (was.ndim == 2 and name.startswith("trunk.")):
+            assert torch.equal(after[name], was), name
+            continue
+        change = after[name] - nf4.dequantise(*nf4.quantise(was))
+        assert change.any() and torch.linalg.matrix_rank(change, rtol=1e-3) <= 2, name
+    told = rows(tmp_path / "whole", "eval")[-1]["val_loss"]
+    run(
+        task(tmp_path / "again", init=str(tmp_path / "whole"), steps=1, optim=OptimConfig(lr=1e-9)),
+        progress=False,
+    )
+    assert rows(tmp_path / "again", "eval")[0]["val_loss"] == pytest.approx(told, abs=1e-5)
+
+
 def test_adapters_learn_at_ten_times_the_rate(task: Any, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     rates = {}

@@ -99,7 +99,12 @@ def _next(run: str) -> str:
     if roles & {"messages", "prompt"} and name != "reward_model":
         return f"exnihilo chat {run}"
     if name == "causal_lm":
-        return f'exnihilo sample {run} "Once"'
+        from exnihilo.predictions import raw
+
+        begin = "0" if raw.kind_of(run) == "ids" else "Once"
+        return f'exnihilo sample {run} "{begin}"'
+    if name == "recall":
+        return f"exnihilo probe {run}"
     if name in ("masked_lm", "mix"):
         return f'exnihilo predict {run} "The [MASK] was old."'
     if "context" in roles:
@@ -108,8 +113,16 @@ def _next(run: str) -> str:
         return f"exnihilo sample {run} max_new_tokens=8000 out=a.wav"
     if name == "masked_sound":
         return f"exnihilo train sound_classification init={run} data=PATH"
+    if name == "media_qa":
+        return f'exnihilo predict {run} picture.png "QUESTION"'
     if "sound" in roles:
         return f"exnihilo predict {run} clip.wav"
+    if name == "picture_tokens":
+        return f"exnihilo sample {run} n=4 out=a.png"
+    if name == "masked_picture":
+        return f"exnihilo train picture_classification init={run} data=PATH"
+    if "picture" in roles:
+        return f"exnihilo predict {run} picture.png"
     two = {"a", "b"} <= roles or "query" in roles
     return f'exnihilo predict {run} "TEXT"' + (' "SECOND TEXT"' if two else "")
 
@@ -134,7 +147,7 @@ def plan(a: Arguments) -> Figures:
 def sample(a: Arguments) -> Figures:
     from exnihilo import api
     from exnihilo.errors import UsageError
-    from exnihilo.predictions import sound
+    from exnihilo.predictions import picture, raw, sound
 
     run, prompt = a.positionals[0], a.positional(1)
     given = dict(a.options)
@@ -142,12 +155,20 @@ def sample(a: Arguments) -> Figures:
         raise UsageError("two prompts were given", expected="one: as the second word, or prompt=TEXT")
     prompt = given.pop("prompt", prompt) or ""
     n, to = given.pop("n", 1), given.pop("out", None)
-    if to is not None:
+    if picture.draws(run):
+        return _drawn(a, run, prompt, n, to, given)
+    whole = to is not None and bool(raw.kind_of(run))
+    if to is not None and not whole:
         sound.check(run)
-    prompt = sound.prompt(run, prompt)
+    prompt = raw.prompt(run, sound.prompt(run, prompt))
     texts: list[str] = []
+    if whole:
+        made = api.sample(run, prompt, n=n, **given)
+        files = raw.write(run, made, to)
+        out(a, f"written: {', '.join(files)}")
+        return {"run": run, "files": files, "tokens": [len(generation.ids) for generation in made]}
     if n == 1:
-        out(a, prompt, end="")
+        out(a, prompt.encode("utf-8", "replace").decode(), end="")  # a file's bytes may be no text
         pieces = []
         for piece in api.stream(run, prompt, **given):
             out(a, piece, end="")
@@ -164,6 +185,25 @@ def sample(a: Arguments) -> Figures:
         figures["sounds"] = sound.write(run, [prompt + text for text in texts], to)
         out(a, f"written: {', '.join(figures['sounds'])}")
     return figures
+
+
+def _drawn(a: Arguments, run: str, prompt: str, n: int, to: str | None, given: dict[str, Any]) -> Figures:
+    """`sample` of a model of pixels: files, not text."""
+    from exnihilo import api
+    from exnihilo.errors import UsageError
+    from exnihilo.predictions import picture
+
+    if to is None:
+        raise UsageError(
+            f"{run} draws pictures", expected="out=FILE", next=f"exnihilo sample {run} out=a.png"
+        )
+    picture.check(run, to)
+    prompt = picture.prompt(run, prompt)
+    given.setdefault("max_new_tokens", picture.most(run, prompt))
+    made = api.sample(run, prompt, n=n, **given)
+    files = picture.write(run, [prompt + generation.text for generation in made], to)
+    out(a, f"written: {', '.join(files)}")
+    return {"run": run, "pictures": files, "tokens": [len(generation.ids) for generation in made]}
 
 
 def doctor(a: Arguments) -> Figures:

@@ -11,7 +11,7 @@ def probe(a: Arguments) -> Figures:
     from exnihilo import api
     from exnihilo.probe.run import summary
 
-    given = a.given("data", "texts", "length", "draws", "seed", "device", "out")
+    given = a.given("data", "texts", "length", "draws", "block", "seed", "device", "out")
     figures = api.probe(a.positionals[0], text=a.positional(1), **given)
     for line in summary(figures):
         out(a, line)

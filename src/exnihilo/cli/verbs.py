@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from exnihilo.cli import actions, look, serve, talk
+from exnihilo.cli import world as worlds
 from exnihilo.cli.parse import Option, Verb
 
 _JSON = {
@@ -118,7 +119,10 @@ def _verbs() -> Iterator[Verb]:
         actions.sample,
         positionals=("RUN", "PROMPT"),
         required=1,
-        options={**_SAMPLING, "out": Option("of a model of raw sound: the .wav file to write")},
+        options={
+            **_SAMPLING,
+            "out": Option("the file to write: of raw sound .wav, of pixels .png, of bytes any, of ids .npy"),
+        },
         flags=_JSON,
         examples=(
             'exnihilo sample runs/books "Once" temperature=0.8 max_new_tokens=100 seed=1',
@@ -205,10 +209,11 @@ def _verbs() -> Iterator[Verb]:
         positionals=("RUN", "TEXT"),
         required=1,
         options={
-            "data": Option("texts to probe with (the run's own validation split)"),
+            "data": Option("examples to probe with (the run's own validation split)"),
             "texts": Option("how many (8)", int, least=1),
-            "length": Option("tokens of each, at most the context (64)", int, least=2),
+            "length": Option("positions of each, at most the context (64 of a text, else all)", int, least=2),
             "draws": Option("swaps of each position (2)", int, least=1),
+            "block": Option("neighbours that are swapped together (1)", int, least=1),
             "seed": Option("of swaps and random weights (0)", int, least=0),
             "out": Option("the folder of pictures and figures (RUN/probe)"),
             **_DEVICE,
@@ -217,6 +222,7 @@ def _verbs() -> Iterator[Verb]:
         examples=(
             "exnihilo probe runs/books --influence",
             'exnihilo probe runs/books "The old fox went home."',
+            "exnihilo probe runs/digits bell.wav block=5",
         ),
     )
     yield Verb(
@@ -285,6 +291,27 @@ def _verbs() -> Iterator[Verb]:
         flags=_JSON,
         settings=True,
         examples=("exnihilo tokenizer train data=books/ out=tok codec.vocab_size=8192",),
+    )
+    yield Verb(
+        "world",
+        "examples of the embedded world as files: pictures, sounds, and a table with the truth",
+        "exnihilo world [VIEW] --out DIR [count=200] [start=0] [kind=KIND] [size=64] [rate=16000]",
+        worlds.world,
+        positionals=("VIEW",),
+        options={
+            "out": Option("the folder to write"),
+            "count": Option("documents (200)", int, least=1),
+            "start": Option("the first of them (0)", int, least=0),
+            "kind": Option("of a view that has kinds, e.g. picture, sound or both of scenes"),
+            "size": Option("pixels of a picture's side (64)", int, least=8, most=4096),
+            "rate": Option("samples of a sound a second (16000)", int, least=1000, most=192_000),
+        },
+        flags={"force": "write over the table", **_JSON},
+        examples=(
+            "exnihilo world --out scenes count=2000",
+            "exnihilo world pictures --out drawings size=256 count=20",
+            "exnihilo train media_qa data=scenes/scenes.jsonl data.group=group",
+        ),
     )
     yield Verb(
         "lr-find",

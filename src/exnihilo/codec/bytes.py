@@ -58,12 +58,16 @@ class Bytes(ByteCodec):
         ids = self._id_of[np.frombuffer(b"".join(parts), np.uint8)]
         return split(ids, [len(part) for part in parts])  # many times as fast as through `tokenizers`
 
+    def raw(self, ids: Sequence[int]) -> bytes:
+        """The bytes of ids, whatever they are; none of special ids."""
+        return b"".join(self._shown[i] for i in ids)
+
     def _piece(self, piece: str) -> bytes:
         return piece_bytes(piece)
 
 
 def _utf8(text: str) -> bytes:
     try:
-        return text.encode()
+        return text.encode("utf-8", "surrogateescape")  # bytes that are no UTF-8, as `data.raw` gives them
     except UnicodeEncodeError:
         return scrub(text).encode()

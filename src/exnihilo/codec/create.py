@@ -20,6 +20,7 @@ from exnihilo.codec.base import ROLES, TEMPLATE, Codec, content_hash, cut, scrub
 from exnihilo.codec.bpe import Bpe
 from exnihilo.codec.bytes import Bytes
 from exnihilo.codec.chars import Chars
+from exnihilo.codec.ids import Ids
 from exnihilo.codec.marks import Marks, Waves
 from exnihilo.codec.pretrained import Pretrained, PretrainedBytes, is_byte_level
 from exnihilo.codec.wordpiece import WordPiece
@@ -27,6 +28,7 @@ from exnihilo.config import CodecConfig
 from exnihilo.errors import CodecError, ConfigError, DataError
 from exnihilo.log import Progress, Quiet
 
+EVERYTHING = 1 << 62  # bytes: the largest id may be the last
 _KINDS: dict[str, type[Codec]] = {
     "bpe": Bpe,
     "bytes": Bytes,
@@ -34,6 +36,7 @@ _KINDS: dict[str, type[Codec]] = {
     "wordpiece": WordPiece,
     "marks": Marks,
     "waves": Waves,
+    "ids": Ids,
 }
 
 
@@ -63,9 +66,18 @@ def train(config: CodecConfig, texts: Iterable[str], progress: Progress | None =
         )
     if config.kind in ("marks", "waves"):  # nothing of a text is learnt
         return Marks.make() if config.kind == "marks" else Waves.make()
+    if config.ids is not None and config.kind != "ids":
+        raise ConfigError(
+            f"codec.ids={config.ids} with codec.kind={config.kind}",
+            expected="codec.kind=ids",
+            next="leave codec.ids out, or codec.kind=ids",
+        )
+    if config.kind == "ids" and config.ids is not None:
+        return Ids.make(config.ids)
     progress = progress or Quiet()
-    limit = int(config.sample_mb * 1e6)
-    progress.start(f"train tokenizer ({config.kind})", total=limit, unit="bytes")
+    limit = int(config.sample_mb * 1e6) if config.kind != "ids" else EVERYTHING
+    known = limit if limit < EVERYTHING else None
+    progress.start(f"train tokenizer ({config.kind})", total=known, unit="bytes")
     sample = _Sample(texts, limit, progress)
     try:
         if config.kind == "bpe":
@@ -74,6 +86,8 @@ def train(config: CodecConfig, texts: Iterable[str], progress: Progress | None =
             codec = WordPiece.train(sample, config.vocab_size, lowercase=config.lowercase)
         elif config.kind == "chars":
             codec = Chars.train(sample)
+        elif config.kind == "ids":
+            codec = Ids.train(sample)
         else:
             codec = Bytes.make()
             any(True for _ in sample)  # an empty corpus is an error here too

@@ -155,10 +155,13 @@ class Dataset:
         )
 
     def order(self, seed: int | None = None) -> Order:
-        """The order of rows: by weights where the sources are mixed, else each row once an epoch."""
-        return Order(
-            self.source_rows, self.weights if self.mixed else None, self.seed if seed is None else seed
-        )
+        """The order of rows: by weights where the sources are mixed, else each row once an epoch. A source
+        without a row (of this length) has no share."""
+        seed = self.seed if seed is None else seed
+        if not self.mixed:
+            return Order(self.source_rows, None, seed)
+        there = [(n, w) for n, w in zip(self.source_rows, self.weights, strict=True) if n]
+        return Order([n for n, _ in there], [w for _, w in there], seed)
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of some rows.

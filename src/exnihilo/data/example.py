@@ -52,7 +52,10 @@ def _size(value: Any) -> int:
 
 
 def repaired(example: Example) -> Example:
-    """The example itself, or a copy in which half surrogate pairs (from escapes in JSON) became U+FFFD."""
+    """The example itself, or a copy in which half surrogate pairs (from escapes in JSON) became U+FFFD; of
+    raw bytes (`data.raw`) itself, whose surrogates stand for bytes."""
+    if "_raw" in example:
+        return example
     fixed = {k: w for k, v in example.items() if k[0] != "_" and (w := _repair(v)) is not v}
     return {**example, **fixed} if fixed else example
 

@@ -25,8 +25,22 @@ def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
     return out
 
 
+MEDIA_TYPES = {"Audio": "sound", "Image": "picture"}
+"""Types of columns that hold files, and the roles they fit."""
+
+
+def media(features: Mapping[str, Any]) -> dict[str, str]:
+    """Role -> the first column whose type fits it: of sounds and of pictures."""
+    out: dict[str, str] = {}
+    for column, feature in features.items():
+        role = MEDIA_TYPES.get(type(feature).__name__)
+        if role is not None:
+            out.setdefault(role, column)
+    return out
+
+
 def load(path: str) -> Any:
-    """The rows of a data set, one split of it.
+    """The rows of a data set, one split of it; sounds and pictures as the bytes or the path of their file.
 
     Raises:
         DataError: it could not be had, or has no such split. MissingExtra: `datasets` is not installed.
@@ -64,4 +78,8 @@ def load(path: str) -> Any:
             expected=f"one of: {', '.join(map(str, loaded))}",
             next=f"{path}:SPLIT",
         )
-    return loaded[split]
+    rows = loaded[split]
+    for column, feature in dict(rows.features).items():
+        if type(feature).__name__ in MEDIA_TYPES:
+            rows = rows.cast_column(column, type(feature)(decode=False))
+    return rows

@@ -2,7 +2,7 @@
 
     open_media(SourceConfig(path="recordings/"), DataConfig(pattern="{label}_{speaker}_{take}"), want)
 
-Three layouts:
+Four layouts:
 
     a folder, a glob or one file    the label is the name of the folder that a file stands in, or a part of
                                     its name by `data.pattern`; a text stands in a file of the same name
@@ -11,6 +11,8 @@ Three layouts:
                                     are relative to the manifest's folder
     a folder with metadata.csv,     the same (.jsonl, .tsv): the layout of Hugging Face's audiofolder and
     metadata.jsonl                  imagefolder
+    a .tar, an idx file             pictures inside one file (`archives`, `bundles`): as in a folder; the labels
+                                    of train-images-idx3-ubyte.gz stand in train-labels-idx1-ubyte.gz
 
 An example holds the path; what reads the file is the codec, in the threads that encode. A file's content is
 part of the source's fingerprint, and tells which files occur twice. `data.group` names the part of a name (or
@@ -22,18 +24,20 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from exnihilo.config import DataConfig, SourceConfig
 from exnihilo.data import cache as cached
-from exnihilo.data import files, tables
+from exnihilo.data import archives, files, tables
 from exnihilo.data.base import MEDIA, Drops, Example
 from exnihilo.data.sources import FileSource, Source, Want
 from exnihilo.data.text import plain_suffix
 from exnihilo.errors import ConfigError, DataError
 
+MEMBER = 4096
+"""Bytes that a picture inside an archive is taken for while batches are made."""
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -47,6 +51,11 @@ def open_media(config: SourceConfig, data: DataConfig, want: Want) -> Source:
     """
     role = next(role for role in want.roles if role in MEDIA)
     path = Path(config.path).expanduser()
+    if role == "picture":
+        from exnihilo.data import bundles
+
+        if (found := bundles.find(path)) is not None:
+            return bundles.open_bundle(config, data, want, role, found)
     if path.is_file() and plain_suffix(path) in tables.SUFFIXES:
         return Manifest(config, data, want, role, path)
     if path.is_dir() and data.pattern is None:
@@ -56,39 +65,53 @@ def open_media(config: SourceConfig, data: DataConfig, want: Want) -> Source:
     return Folder(config, data, want, role)
 
 
+class Entry(NamedTuple):
+    """One file of a folder, or of an archive.
+
+    Attributes:
+        path: what an example holds. name: relative to the folder. size: in bytes.
+        known: what is known of it already, by part.
+    """
+
+    path: str
+    name: str
+    size: int
+    known: Mapping[str, str] = {}
+
+
 class Folder(Source):
-    """A folder, a glob or a single file."""
+    """A folder, a glob or a single file; of archives see `bundles`."""
 
     def __init__(self, config: SourceConfig, data: DataConfig, want: Want, role: str) -> None:
         super().__init__(config, data, want)
         self.role = role
-        paths, names, self.skipped = _listed(config.path, role)
+        found, self.skipped = self._entries()
         pattern = None if data.pattern is None else compiled(data.pattern)
         self.known: list[dict[str, str]] = []
-        self.paths: list[Path] = []
-        kept: list[str] = []
-        for path, name in zip(paths, names, strict=True):
-            told = {"folder": Path(name).parent.name or path.parent.name, "name": path.stem}
+        self.entries: list[Entry] = []
+        for entry in found:
+            name = PurePosixPath(entry.name)
+            folder = name.parent.name or Path(entry.path).parent.name
+            told = {"folder": folder, "name": name.stem, **entry.known}
             if pattern is not None:
-                stem = Path(name).with_suffix("").as_posix()
-                match = pattern.fullmatch(stem if "/" in (data.pattern or "") else path.stem)
+                stem = name.with_suffix("").as_posix()
+                match = pattern.fullmatch(stem if "/" in (data.pattern or "") else name.stem)
                 if match is None:
                     key = "of another name than data.pattern"
                     self.skipped[key] = self.skipped.get(key, 0) + 1
                     continue
                 told |= match.groupdict()
             self.known.append(told)
-            self.paths.append(path)
-            kept.append(name)
-        if not self.paths:
+            self.entries.append(entry)
+        if not self.entries:
             raise DataError(
-                f"none of {len(paths):,} files is named as data.pattern={data.pattern!r} says",
-                expected=f"names like it; found e.g. {paths[0].name}",
+                f"none of {len(found):,} files is named as data.pattern={data.pattern!r} says",
+                expected=f"names like it; found e.g. {found[0].name}",
                 next='a pattern of the name without its suffix, e.g. data.pattern="{label}_{speaker}_{take}"',
             )
-        self.names = tuple(kept)
-        self.size = sum(p.stat().st_size for p in self.paths)
-        self.format = f"{len(kept):,} {role}s"
+        self.names = tuple(entry.name for entry in self.entries)
+        self.size = sum(entry.size for entry in self.entries)
+        self.format = f"{len(self.names):,} {role}s"
         self.fields = {role: "file", **self._fields(data)}
         if data.group is not None and data.group not in self.known[0]:
             raise ConfigError(
@@ -98,6 +121,27 @@ class Folder(Source):
             )
         self._group = data.group
         self._hashes: list[str] = []
+
+    def _entries(self) -> tuple[list[Entry], dict[str, int]]:
+        """The files there are, and what was left out, by reason."""
+        paths, names, skipped = _listed(self.path, self.role)
+        entries = [
+            Entry(str(p.absolute()), name, p.stat().st_size) for p, name in zip(paths, names, strict=True)
+        ]
+        return entries, skipped
+
+    def _beside(self, file: int) -> Path:
+        return Path(self.entries[file].path).with_suffix(".txt")
+
+    def _has_text(self, file: int) -> bool:
+        """Whether a text of the same name stands beside a file."""
+        return self._beside(file).is_file()
+
+    def _text(self, file: int) -> str | None:
+        """That text."""
+        if not self._has_text(file):
+            return None
+        return self._beside(file).read_text(encoding=self.config.encoding, errors="replace")
 
     def _fields(self, data: DataConfig) -> dict[str, str]:
         """Role -> what of a file tells it."""
@@ -116,40 +160,43 @@ class Folder(Source):
                 )
             if given is not None or role in told:
                 found[role] = given or role
-            elif role in ("text", "events") and any(p.with_suffix(".txt").is_file() for p in self.paths):
+            elif role in ("text", "events") and any(map(self._has_text, range(len(self.entries)))):
                 found[role] = ".txt beside it"
             elif role == "label" and folders:
                 found[role] = "folder"
             elif role in self.roles:
-                how = "a folder for each" if role == "label" else "a .txt of the same name beside each file"
                 raise DataError(
-                    f"{self.path}: nothing tells the {role} of {self.paths[0].name}",
-                    expected=f"{how}, a part of the files' names, or a table",
+                    f"{self.path}: nothing tells the {role} of {self.entries[0].name}",
+                    expected=f"{self._how(role)}, a part of the files' names, or a table",
                     next=f'data.pattern="{{{role}}}_{{take}}", or a table that has {self.role} and {role}',
                 )
         return found
 
+    def _how(self, role: str) -> str:
+        """Where a role is looked for."""
+        return "a folder for each" if role == "label" else "a .txt of the same name beside each file"
+
     def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:
-        path, told, name = self.paths[file], self.known[file], self.names[file]
-        example: dict[str, Any] = {self.role: str(path.absolute())}
+        entry, told = self.entries[file], self.known[file]
+        example: dict[str, Any] = {self.role: entry.path}
         for role, source in self.fields.items():
             if role == self.role:
                 continue
             if source != ".txt beside it":
                 example[role] = told[source]
                 continue
-            beside = path.with_suffix(".txt")
-            if not beside.is_file():
+            body = self._text(file)
+            if body is None:
                 if role in self.roles:
                     if drops is not None:
-                        drops.add("without a .txt beside it", name)
+                        drops.add("without a .txt beside it", entry.name)
                     return
                 continue
-            body = beside.read_text(encoding=self.config.encoding, errors="replace").strip()
-            example[role] = _audacity(body) if role == "events" else body
-        group = told[self._group] if self._group is not None else (self._content(file) or name)
-        example |= {"_group": group, "_file": file, "_index": 0, "_at": "", "_size": path.stat().st_size}
-        if content := self._content(file):
+            example[role] = _audacity(body) if role == "events" else body.strip()
+        content = self._content(file)
+        group = told[self._group] if self._group is not None else (content or entry.name)
+        example |= {"_group": group, "_file": file, "_index": 0, "_at": "", "_size": entry.size}
+        if content:
             example["_content"] = content
         yield example
 
@@ -159,11 +206,10 @@ class Folder(Source):
     def content(self, cache: Path, workers: int) -> object:
         where = os.path.abspath(self.path)
         if not self._hashes:
-            self._hashes = cached.hash_files(self.paths, cache, where, workers)
-        texts = (
-            [p.with_suffix(".txt") for p in self.paths] if ".txt beside it" in self.fields.values() else []
-        )
-        present = [p for p in texts if p.is_file()]
+            paths = [Path(entry.path) for entry in self.entries]
+            self._hashes = cached.hash_files(paths, cache, where, workers)
+        texts = ".txt beside it" in self.fields.values()
+        present = [self._beside(n) for n in range(len(self.entries)) if texts and self._has_text(n)]
         beside = cached.hash_files(present, cache, where + "#texts", workers) if present else []
         told = [[known.get(name, "") for name in sorted(known)] for known in self.known]
         return [list(row) for row in zip(self._hashes, told, strict=True)] + [beside, self._group]
@@ -185,14 +231,16 @@ class Manifest(FileSource):
             example = dict(given)
             group = example.pop("group", None)
             path = self.folder / example[self.role]
-            if not path.is_file():
+            inside = archives.parted(str(path))
+            if not (path if inside is None else inside[0]).is_file():
                 if drops is not None:
                     drops.add("whose file is not there", f"{self.paths[file]}, {example[self.role]}")
                 continue
             place = f"record {int(example['_index']) + 1}: {example[self.role]}"
-            example |= {self.role: str(path.absolute()), "_at": place, "_size": path.stat().st_size}
+            size = path.stat().st_size if inside is None else MEMBER
+            example |= {self.role: str(path.absolute()), "_at": place, "_size": size}
             if content := self._hashes.get(str(path)):
-                example["_content"] = content
+                example["_content"] = content if inside is None else f"{content}{archives.MARK}{inside[1]}"
             same = example.get("_content", path.name)
             example["_group"] = same if group is None else str(group)
             yield example
@@ -203,9 +251,12 @@ class Manifest(FileSource):
             for file in range(len(self.names)):
                 for example in super().read(file):
                     listed.add(str(self.folder / example[self.role]))
-            present = [Path(p) for p in sorted(listed) if Path(p).is_file()]
+            parted = {name: archives.parted(name) for name in listed}
+            held = {name: str(part[0]) if part else name for name, part in parted.items()}
+            present = [Path(p) for p in sorted(set(held.values())) if Path(p).is_file()]
             hashes = cached.hash_files(present, cache, os.path.abspath(self.path) + "#media", workers)
-            self._hashes = dict(zip(map(str, present), hashes, strict=True))
+            known = dict(zip(map(str, present), hashes, strict=True))
+            self._hashes = {name: known[file] for name, file in held.items() if file in known}
         return [super().content(cache, workers), sorted(self._hashes.values())]
 
 

@@ -102,14 +102,15 @@ def _work(batch: _Batch, encode: Encode, plan: SplitPlan, plain: bool) -> _Batch
         if whole is not example:
             batch.examples[i] = whole
             batch.repaired += 1
-        bodies.append(utf8(whole["text"] if plain else readable(whole)))
+        body = whole["text"] if plain else readable(whole)
+        bodies.append(body.encode("utf-8", "surrogateescape") if "_raw" in whole else utf8(body))
     if plain:
         hashes = groups = [text_hash(b) for b in bodies]
     else:
         hashes = [inputs_hash(e) for e in batch.examples]
         groups = [group_hash(e) for e in batch.examples]
     batch.hashes = np.array(hashes, np.uint64)
-    if plan.mode != "tail":
+    if plan.mode not in ("tail", "told"):
         batch.sides = [
             plan.side(h) if begins(e) else None for h, e in zip(groups, batch.examples, strict=True)
         ]

@@ -224,6 +224,8 @@ def examples(
 
 def split_plan(source: Source, fraction: float, root: Path, workers: int) -> split.SplitPlan:
     """How a source is divided; remembered by its content."""
+    if source.told:
+        return split.SplitPlan("told", fraction, note=source.told if fraction > 0 else "nothing is held out")
     path = root / "splits" / f"{cached.digest(source.fingerprint(root, workers), fraction, FORMAT)}.json"
     known = cached.read_json(path) if fraction > 0 else None
     if isinstance(known, dict):

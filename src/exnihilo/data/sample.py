@@ -26,6 +26,7 @@ def texts(
     roles: Sequence[str] = TEXT,
     extras: Sequence[str] = (),
     view: str = "stories",
+    writes: Sequence[str] = (),
 ) -> Iterator[str]:
     """Text of the training split alone, to train a tokenizer on: an even sample of about `limit_bytes`.
 
@@ -36,6 +37,7 @@ def texts(
     Args:
         val: the validation data that is given apart, if so; nothing is held out then.
         roles, extras, view: as for `prepare`; of several roles the inputs are given, as one text.
+        writes: roles that are no inputs and are read all the same.
 
     Raises:
         DataError: as `prepare`.
@@ -47,7 +49,7 @@ def texts(
     whole = sum(sizes)
     weights = resolve_weights(config, sizes) or [n / whole for n in sizes]
     share = min(1.0, limit_bytes / whole)
-    streams = [_sample(s, split_plan(s, fraction, root, workers_of(config)), share) for s in sources]
+    streams = [_sample(s, split_plan(s, fraction, root, workers_of(config)), share, writes) for s in sources]
     used = [0.0] * len(sources)
     alive = set(range(len(sources)))
     left = limit_bytes
@@ -65,11 +67,11 @@ def texts(
         yield text
 
 
-def _sample(source: Source, plan: split.SplitPlan, share: float) -> Iterator[str]:
+def _sample(source: Source, plan: split.SplitPlan, share: float, writes: Sequence[str] = ()) -> Iterator[str]:
     """Training texts of a source, its files taking turns."""
     if plan.mode == "tail":  # a few documents, divided in their order
         yield from (
-            readable(repaired(e)) for e, side in plan.assign(source.examples()) if side == split.TRAIN
+            _body(repaired(e), writes) for e, side in plan.assign(source.examples()) if side == split.TRAIN
         )
         return
     count = len(source.names)
@@ -77,7 +79,9 @@ def _sample(source: Source, plan: split.SplitPlan, share: float) -> Iterator[str
     # a quota bounds what one file gives, so that the files behind it have their turn; none where all fit
     quota = None if share >= 1 or count <= OPEN_FILES else (source.size or 0) * share / count + (64 << 10)
     for start in range(0, count, OPEN_FILES):
-        streams = [(_train_only(source.read(f), plan), [0]) for f in order[start : start + OPEN_FILES]]
+        streams = [
+            (_train_only(source.read(f), plan, writes), [0]) for f in order[start : start + OPEN_FILES]
+        ]
         while streams:
             for pair in list(streams):
                 text = next(pair[0], None)
@@ -88,10 +92,18 @@ def _sample(source: Source, plan: split.SplitPlan, share: float) -> Iterator[str
                 yield text
 
 
-def _train_only(examples: Iterator[Example], plan: split.SplitPlan) -> Iterator[str]:
+def _train_only(
+    examples: Iterator[Example], plan: split.SplitPlan, writes: Sequence[str] = ()
+) -> Iterator[str]:
     side = split.TRAIN
     for example in map(repaired, examples):
         if begins(example):
             side = plan.side(split.group_hash(example))
         if side == split.TRAIN:
-            yield readable(example)
+            yield _body(example, writes)
+
+
+def _body(example: Example, writes: Sequence[str]) -> str:
+    """The inputs, and what is to be written."""
+    more = [str(example[role]) for role in writes if example.get(role) is not None]
+    return "\n".join([readable(example), *more]) if more else readable(example)

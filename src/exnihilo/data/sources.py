@@ -53,9 +53,11 @@ class Source(ABC):
         skipped: reason -> count of files left out.
         size: bytes to be read, as far as is known; else None.
         format: what files are read as, where their suffix does not tell.
+        told: where examples say their side of the split themselves: how, in words.
     """
 
     kind: str = "files"
+    told: str = ""
 
     def __init__(self, config: SourceConfig, data: DataConfig, want: Want) -> None:
         self.path, self.config, self.want = config.path, data, want
@@ -281,7 +283,7 @@ class WorldSource(Source):
         wanted = {*self.roles, *self.want.extras}
         told: set[int] = set()
         index = 0
-        for document in World(0).stories(self.count):
+        for document in self.documents.documents(World(0), self.count):
             for values in self.documents.make(document):
                 if self.documents.once:  # else it could stand on both sides of the split
                     if (inputs := inputs_hash(values)) in told:
@@ -320,6 +322,8 @@ class HubSource(Source):
         super().__init__(config, data, want)
         self.names = (config.path,)
         self.rows = hub.load(config.path)
+        held = {r: c for r, c in hub.media(self.rows.features).items() if r in (*want.roles, *want.extras)}
+        self.given = {**held, **self.given}
         sample = [self.rows[i] for i in range(min(fields.SAMPLE, len(self.rows)))]
         if not sample:
             raise DataError(f"{config.path} has no records", expected="at least one", next="check its split")
@@ -407,12 +411,32 @@ def open_source(
         path = str(_standard_input(cache))
     if path == "world" or path.startswith("world:"):
         return WorldSource(config, data, want)
+    if path.startswith("recall:"):
+        from exnihilo.data.recalls import RecallSource
+
+        return RecallSource(config, data, want)
+    if path.startswith("hub:") and MEDIA.keys() & {*want.roles, *want.extras}:
+        from exnihilo.data import hub_media
+
+        return hub_media.HubMedia(config, data, want, cache)
     if path.startswith("hub:"):
         return HubSource(config, data, want)
+    if "series" in want.roles:
+        from exnihilo.data import series
+
+        return series.open_series(config, data, want)
+    if data.format == "bytes" or (path.lower().endswith(".npy") and set(want.roles) <= set(TEXT)):
+        from exnihilo.data import raw
+
+        return (raw.Bytes if data.format == "bytes" else raw.Ids)(config, data, want)
     if MEDIA.keys() & {*want.roles}:
         from exnihilo.data import media
 
         return media.open_media(config, data, want)
+    if MEDIA.keys() & {*want.extras}:
+        from exnihilo.data import mixed
+
+        return mixed.Mixed(config, data, want)
     documents = set(want.roles) <= set(TEXT) and data.format in ("auto", "text")
     return FileSource(config, data, want, files.find(path, encoding=data.encoding, texts=documents))
 

@@ -89,8 +89,8 @@ class SplitPlan:
     """How one source is divided.
 
     Attributes:
-        mode: ``none`` (all is training data), ``hash``, ``groups`` (those in `held` are held out), or
-            ``tail`` (the last part is held out).
+        mode: ``none`` (all is training data), ``hash``, ``groups`` (those in `held` are held out), ``tail``
+            (the last part is held out), or ``told`` (each example says its side: series are divided by time).
         fraction: share that is to be held out.
         moved: a hash that was moved to the side that would have been empty.
         cut: tail only: how many characters (documents, where they have several fields) are training data.
@@ -99,7 +99,7 @@ class SplitPlan:
         held: groups only: the hashes of the groups that are held out.
     """
 
-    mode: Literal["none", "hash", "groups", "tail"]
+    mode: Literal["none", "hash", "groups", "tail", "told"]
     fraction: float
     moved: int | None = None
     cut: int = 0
@@ -116,6 +116,11 @@ class SplitPlan:
 
     def assign(self, examples: Iterable[Example]) -> Iterator[tuple[Example, int | None]]:
         """Examples with their side; None where their hash decides. A `tail` may begin inside a document."""
+        if self.mode == "told":
+            for example in examples:
+                if example.get("_split", self.fraction > 0) == (self.fraction > 0):
+                    yield example, int(example.get("_side", TRAIN))
+            return
         if self.mode != "tail":
             for example in examples:
                 yield example, None

@@ -147,7 +147,7 @@ def binary(path: Path) -> DataError:
     return DataError(
         f"{path} is binary, not text",
         expected="text, or one of .jsonl .json .csv .tsv .parquet (plain, .gz or .zst)",
-        next="convert it to text, or give another file",
+        next="convert it to text, or learn its bytes: codec.kind=bytes data.format=bytes",
     )
 
 

@@ -130,6 +130,8 @@ def _trials(kind: str, tasks: Sequence[Example], rng: random.Random, gated: bool
             made = _countdown(task)
         elif kind == "code":
             made = _code(task)
+        elif kind == "math" and gold is not None and not _bare(gold):
+            made = _formulas(gold, others)
         elif kind in ("number", "math") or (kind == "own" and gold is not None and _bare(gold)):
             made = _numbers(gold, others, rng)
         else:
@@ -203,6 +205,31 @@ def _numbers(gold: str | None, others: Sequence[str], rng: random.Random) -> _Ma
     other = next((o for o in others if final(o) not in (None, value)), None)
     if other is not None:
         yield f"#### {_written(final(other))}", "another task's answer", False
+
+
+def _formulas(gold: str, others: Sequence[str]) -> _Made:
+    """Gold that is no plain number, in the ways in which formulas are given; a worked solution as it is."""
+    if "\\boxed" in gold:  # a worked solution is gold as it is, and what it ends in cannot be told safely
+        yield gold, "the gold itself", True
+        return
+    bare = gold.rpartition("####")[2].strip().strip("$")
+    if "$" in bare or "\n" in bare:
+        yield gold, "the gold itself", True
+        return
+    for form in (
+        "${}$",
+        "The answer is ${}$.",
+        "\\boxed{{{}}}",
+        "<think>Let me see.</think><answer>{}</answer>",
+    ):
+        yield form.format(bare), form.format(SOME), True
+    other = next((o for o in others if not _bare(o) and o.strip() != gold.strip()), None)
+    yield f"The answer is $({bare}) + 1$.", "one more", False
+    yield f"The answer is ${bare}$ or $({bare}) + 1$.", "two answers", False
+    yield f"<think>{bare}</think>", "in the thought alone", False
+    yield f"The answer is not ${bare}$.", "denied", False
+    if other is not None:
+        yield f"The answer is ${bare}$ or ${other}$.", "two answers, of which one is another task's", False
 
 
 def _written(value: Any) -> str:

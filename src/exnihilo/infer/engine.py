@@ -22,7 +22,7 @@ says depends on its own request alone: not on slots, order, chunks or neighbours
 References: continuous batching, Yu et al. 2022 (Orca); chunked prefill, Agrawal et al. 2023
 (arXiv:2308.16369); prefix sharing, Zheng et al. 2023 (SGLang, arXiv:2312.07104).
 
-Key: S slots, W rows of logits, V vocabulary
+Key: S slots, W rows of logits, N places of a prompt, V vocabulary
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from exnihilo.errors import UsageError
 from exnihilo.infer.board import Board
-from exnihilo.infer.request import Completion, Reason, Request, Token
+from exnihilo.infer.request import Completion, Reason, Request, Scored, Token
 from exnihilo.infer.speculate import speculator
 from exnihilo.infer.step import Step, choose
 
@@ -55,6 +57,12 @@ class _Job:
     waiting: list[int]  # completions that have no slot yet
     live: set[int] = field(default_factory=set)  # slots
     done: int = 0
+    scored: list[Scored] = field(default_factory=list)  # ids of the prompt so far, where they are told of
+
+    @property
+    def unscored(self) -> bool:
+        """Whether the prompt must still be read for the sake of its own ids."""
+        return self.request.scored and len(self.scored) < len(self.request.ids)
 
 
 @dataclass
@@ -239,6 +247,7 @@ class Engine:
                         float(board.raw_SN[slot, at]),
                         reason if at == made - 1 else None,
                         board.tops[slot][at] if board.top[slot] else (),
+                        tuple(seat.job.scored) if at == 0 else (),
                     )
                 )
         return tokens
@@ -273,7 +282,8 @@ class Engine:
                 before = done
                 for slot, seat, reason, _ in self._advance(1 << 30, ended=True):
                     if reason is not None:
-                        out[seat.job.handle - first][seat.index] = self._completion(slot, reason)
+                        found = self._completion(slot, reason, tuple(seat.job.scored))
+                        out[seat.job.handle - first][seat.index] = found
                         done += 1
                 if progress is not None and done > before:
                     progress(done, total)
@@ -281,7 +291,7 @@ class Engine:
             self.clear()
         return [[c for c in row if c is not None] for row in out]
 
-    def _completion(self, slot: int, reason: Reason) -> Completion:
+    def _completion(self, slot: int, reason: Reason, prompt: tuple[Scored, ...]) -> Completion:
         board, n = self._board, int(self._board.made_S[slot])
         return Completion(
             board.ids_SN[slot, :n].tolist(),
@@ -290,6 +300,7 @@ class Engine:
             reason,
             board.raw_SN[slot, :n].tolist(),
             list(board.tops[slot]),
+            prompt,
         )
 
     def _advance(self, most: int, ended: bool = False) -> list[tuple[int, _Seat, Reason | None, int]]:
@@ -328,13 +339,17 @@ class Engine:
         tokens: list[int] = board.last_S[live].tolist() if live else []
         places: list[int] = board.place_S[live].tolist() if live else []
         slots, wanted, drawn, rows = list(live), list(range(len(live))), list(live), list(range(len(live)))
-        room = self._chunk
+        room, scoring = self._chunk, []
         for slot in reading:
             if room <= 0:
                 break
             seat = self._seats[slot]
             ids = seat.job.request.ids
             part = ids[seat.unread : seat.unread + room]
+            if seat.job.unscored:
+                told = range(seat.unread, min(seat.unread + len(part), len(ids) - 1))  # what follows is known
+                scoring.append((seat.job, len(wanted), told))
+                wanted += range(len(tokens), len(tokens) + len(told))
             tokens += [int(i) for i in part]
             places += range(seat.unread, seat.unread + len(part))
             slots += [slot] * len(part)
@@ -347,6 +362,8 @@ class Engine:
                 rows += [len(wanted)] * len(members)
                 wanted.append(len(tokens) - 1)
         logits_WV = self._step.forward(tokens, slots, places, wanted)
+        for job, row, told in scoring:
+            _score(job, logits_WV[row : row + len(told)], told)
         for slot in reading:
             seat = self._seats[slot]
             if seat.unread == len(seat.job.request.ids):
@@ -367,9 +384,13 @@ class Engine:
         """Give free slots to those who wait longest."""
         while self._free and self._queue:
             job = self._queue[0]
+            if job.unscored:
+                if job.live:  # its prompt is being read: one reader tells of it
+                    break
+                job.scored.clear()
             request = job.request
             count = min(len(self._free), len(job.waiting))
-            slot, source, shared = self._find(request.ids)
+            slot, source, shared = (self._free[0], -1, 0) if job.unscored else self._find(request.ids)
             self._free.remove(slot)
             members = [slot, *(self._free.popleft() for _ in range(count - 1))]
             limit = min(request.max_new_tokens, self._context - len(request.ids))
@@ -423,9 +444,29 @@ class Engine:
         for slot, other in self._seats.items():
             if seat.followers and slot == seat.followers[0]:
                 other.reads, other.unread, other.followers = True, 0, seat.followers[1:]
+                other.job.scored.clear()
                 self._held[slot] = []
         for other in self._seats.values():
             other.followers = [s for s in other.followers if s in self._seats]
+
+
+def _score(job: _Job, logits_NV: Tensor, places: range) -> None:
+    """Tell of the prompt's ids that follow these places, whose logits these are."""
+    ids, top = job.request.ids, job.request.top
+    if not job.scored:
+        job.scored.append(Scored(int(ids[0]), None))
+    if not len(places):
+        return
+    logits_NV = logits_NV.detach().float()
+    whole_N = logits_NV.logsumexp(-1)
+    next_N = torch.tensor([int(ids[at + 1]) for at in places], device=logits_NV.device)
+    raw = (logits_NV.gather(1, next_N[:, None])[:, 0] - whole_N).tolist()
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(places)
+    if top:
+        best = logits_NV.topk(top)
+        chances = (best.values - whole_N[:, None]).tolist()
+        tops = [tuple(zip(i, c, strict=True)) for i, c in zip(best.indices.tolist(), chances, strict=True)]
+    job.scored += [Scored(int(i), p, t) for i, p, t in zip(next_N.tolist(), raw, tops, strict=True)]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ from exnihilo.model.model import Model
 from exnihilo.nn.block import Block, SelfAttention
 from exnihilo.nn.mlp import GeluMLP, SwiGLU
 from exnihilo.nn.norms import LayerNorm, RMSNorm
-from exnihilo.nn.rotary import Rotary, angles
+from exnihilo.nn.rotary import Rotary
 from exnihilo.parallel.compile import cache_folder
 
-SOURCE = Path(__file__).with_name("native.c")
+SOURCE, SHARED = (Path(__file__).with_name(name) for name in ("native.c", "vector.h"))
 _FLAGS = ("-O3", "-std=gnu11", "-fvisibility=hidden", "-shared", "-fPIC", "-pthread")
 _BLOCK = 16  # places of a block of keys
 _pointer = ctypes.c_void_p
@@ -89,6 +89,17 @@ def _processor() -> str:
 @functools.cache
 def library() -> ctypes.CDLL | str:
     """The library, built if need be; or why there is none."""
+    return built(SOURCE, "decode", _declared)
+
+
+def built(source: Path, kind: str, declare: Callable[[ctypes.CDLL], ctypes.CDLL]) -> ctypes.CDLL | str:
+    """A C file of this folder as a library, built where that was not done before; or why there is none.
+
+    Args:
+        source: the file; it may include vector.h.
+        kind: begins the library's file name.
+        declare: says what its functions take.
+    """
     if os.name != "posix":
         return f"not built on {platform.system()}"
     compiler = _compiler()
@@ -102,30 +113,30 @@ def library() -> ctypes.CDLL | str:
         return f"{compiler} does not run: {error}"
     tune = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     flags = (*_FLAGS, tune)
-    source = SOURCE.read_bytes()
+    text = source.read_bytes() + SHARED.read_bytes()
     about = "\0".join((version.stdout, *flags, platform.machine(), _processor())).encode()
-    name = f"decode-{hashlib.sha256(source + about).hexdigest()[:24]}.so"
+    name = f"{kind}-{hashlib.sha256(text + about).hexdigest()[:24]}.so"
     try:
         folder = cache_folder() / "native"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / name
         if not path.exists():
-            _build(compiler, flags, path)
+            _build(compiler, flags, source, path)
         if path.stat().st_uid != os.getuid() or path.stat().st_mode & 0o022:
             return f"{path} could have been written by someone else"
-        return _declared(ctypes.CDLL(str(path)))
+        return declare(ctypes.CDLL(str(path)))
     except subprocess.CalledProcessError as error:
         return f"{compiler} failed: {error.stderr.strip()[:300]}"
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
 
 
-def _build(compiler: str, flags: Sequence[str], path: Path) -> None:
+def _build(compiler: str, flags: Sequence[str], source: Path, path: Path) -> None:
     """Beside its place, then moved there: several processes may build at once."""
     handle, made = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
-        command = [compiler, *flags, "-o", made, str(SOURCE), "-lm"]
+        command = [compiler, *flags, "-o", made, str(source), "-lm"]
         subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
         os.chmod(made, 0o700)
         os.replace(made, path)
@@ -162,7 +173,7 @@ def mark(tensors: Iterable[Tensor]) -> int:
     assert not isinstance(lib, str), lib
     found = 0
     for t in tensors:
-        value = int(lib.nihil_mark(_data(t.detach()), t.numel() * t.element_size()))
+        value = int(lib.nihil_mark(address(t.detach()), t.numel() * t.element_size()))
         found = (found * 0x9E3779B97F4A7C15 + value) & (2**64 - 1)
     return found
 
@@ -181,7 +192,11 @@ def unfit(model: nn.Module) -> str | None:
     front, trunk, head = model.front, model.trunk, model.heads["tokens"] if "tokens" in model.heads else None
     if type(head) is not Tokens or front.segments is not None or front.norm is not None:
         return "no plain decoder"
-    if trunk.window is not None or type(trunk.norm) not in (RMSNorm, LayerNorm):
+    if trunk.window is not None:
+        return "local layers"
+    if any(getattr(m, "sinks", None) is not None for m in trunk.modules()):
+        return "attention sinks"
+    if type(trunk.norm) not in (RMSNorm, LayerNorm):
         return "no plain decoder"
     kinds: dict[str, tuple[type, ...]] = {"attention": (SelfAttention,), "mlp": (SwiGLU, GeluMLP)}
     for block in trunk.blocks:
@@ -231,7 +246,7 @@ class NativeStep:
         )  # fmt: skip
         self._engine = _pointer(lib.nihil_new(ctypes.byref(self._sizes)))
         if not self._engine:
-            raise _memory()
+            raise out_of_memory()
         ending = weakref.finalize(self, _end, lib.nihil_free, self._engine, self._pid)
         ending.atexit = False  # a thread may be in the middle of a step; the system takes it all
         self.threads: int = lib.nihil_threads(self._engine)
@@ -259,10 +274,10 @@ class NativeStep:
         rotary: Rotary | None = model.trunk.rotary
         if rotary is not None:
             z = self._sizes
-            turn = angles(torch.arange(z.context)[:, None], z.dim, rotary.theta)
+            turn = rotary.at(torch.arange(z.context)[:, None])
             half = z.dim // 2
             cos, sin = turn.cos[:, :half].contiguous(), turn.sin[:, half:].contiguous()
-            _good(self._lib.nihil_tables(self._engine, None, None, cos.data_ptr(), sin.data_ptr()))
+            good(self._lib.nihil_tables(self._engine, None, None, cos.data_ptr(), sin.data_ptr()))
 
     def refresh(self) -> None:
         """See `Step`: copies all weights."""
@@ -272,11 +287,11 @@ class NativeStep:
         if unfit(model) is not None:
             raise UsageError(f"the model has changed: {unfit(model)}", next="make a new engine")
         positions = model.front.positions
-        _good(
+        good(
             lib.nihil_tables(
                 engine,
-                _data(model.front.tokens.weight),
-                None if positions is None else _data(positions.weight),
+                address(model.front.tokens.weight),
+                None if positions is None else address(positions.weight),
                 None,
                 None,
             )
@@ -284,15 +299,27 @@ class NativeStep:
 
         def pack(layer: int, which: int, linear: Any, first: int = 0, step: int = 1, offset: int = 0) -> None:
             weight = linear.weight
-            _good(
+            good(
                 lib.nihil_pack(
-                    engine, layer, which, _data(weight), _data(linear.bias), first, len(weight), step, offset
+                    engine,
+                    layer,
+                    which,
+                    address(weight),
+                    address(linear.bias),
+                    first,
+                    len(weight),
+                    step,
+                    offset,
                 )
             )
 
         def norm(layer: int, which: int, module: Any) -> None:
             bias = getattr(module, "bias", None)
-            _good(lib.nihil_norm(engine, layer, which, _data(module.weight), _data(bias), len(module.weight)))
+            good(
+                lib.nihil_norm(
+                    engine, layer, which, address(module.weight), address(bias), len(module.weight)
+                )
+            )
 
         for i, block in enumerate(model.trunk.blocks):
             attention: Any = block.attention
@@ -323,7 +350,7 @@ class NativeStep:
         whole = -(-self._sizes.context // _BLOCK) * _BLOCK
         capacity = min(whole, max(64, 1 << (places - 1).bit_length()))
         if self._lib.nihil_cache(self._engine, self._slots, capacity):
-            raise _memory()
+            raise out_of_memory()
         self._capacity = capacity
 
     def forward(
@@ -338,7 +365,7 @@ class NativeStep:
             self._engine, R, at, at + 4 * R, at + 8 * R, len(wanted), at + 12 * R
         )
         if not address:
-            raise _memory()
+            raise out_of_memory()
         return self._view(address, len(wanted))
 
     def _view(self, address: int, rows: int) -> Tensor:
@@ -392,7 +419,7 @@ class NativeStep:
             self._engine, self._struct(board), len(live), at.ctypes.data, steps, work.ctypes.data
         )
         if done < 0:
-            raise _memory()
+            raise out_of_memory()
         return done
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
@@ -401,7 +428,8 @@ class NativeStep:
         self._lib.nihil_copy(self._engine, source, at.ctypes.data, len(at), length)
 
 
-def _data(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's numbers stand."""
     if tensor is None:
         return None
     if not tensor.is_contiguous():
@@ -418,12 +446,14 @@ def _end(free: Any, engine: Any, pid: int) -> None:
         free(engine)
 
 
-def _good(code: int) -> None:
+def good(code: int) -> None:
+    """Raises UsageError where C says that it got no memory."""
     if code:
-        raise _memory()
+        raise out_of_memory()
 
 
-def _memory() -> UsageError:
+def out_of_memory() -> UsageError:
+    """What to say then."""
     return UsageError(
         "no memory is left for the engine", expected="room for weights and cache", next="fewer slots"
     )

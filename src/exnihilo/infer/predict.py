@@ -368,6 +368,8 @@ def as_example(given: Given, objective: Objective) -> dict[str, Any]:
     roles = inputs_of(objective)
     if not all(isinstance(text, str) for text in texts):
         raise DataError(f"a {type(given).__name__} of other things than texts", expected=", ".join(roles))
+    if (own := objective.of_texts(texts)) is not None:
+        return own
     if roles == ("words",):
         return {"text": texts[0]} if len(texts) == 1 else {"words": texts}
     paired = inputs_of(objective, {"a": "", "b": ""})

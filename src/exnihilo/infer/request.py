@@ -36,6 +36,7 @@ class Request:
         constraint: what the text must be like; its ends are the stop ids, which come only where it may end.
             Where nothing can follow and there are no stop ids, the completion is over.
         top: of so many likeliest ids the log-probabilities are told at each place.
+        scored: the prompt's ids are told of, too: it is then read anew, whatever the cache holds of it.
     """
 
     ids: Sequence[int]
@@ -47,6 +48,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     constraint: Constraint | None = None
     top: int = 0
+    scored: bool = False
 
     def check(self, vocabulary: int | None, context: int) -> None:
         """Refuse what cannot be obeyed by a model of this vocabulary and context.
@@ -90,6 +92,21 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """An id of a prompt, and how likely the model found it.
+
+    Attributes:
+        id: in the vocabulary.
+        raw: log-probability under the model itself; None: nothing stands before it.
+        top: the likeliest ids of its place, as in `Completion`.
+    """
+
+    id: int
+    raw: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Completion:
     """One continuation.
 
@@ -103,6 +120,7 @@ class Completion:
         raw: of each id under the model itself, at temperature 1.
         top: of each place the likeliest ids and their log-probabilities under the model itself, best first;
             empty where `Request.top` is 0.
+        prompt: of each id of the prompt, where it is `Request.scored`.
     """
 
     ids: list[int]
@@ -111,6 +129,7 @@ class Completion:
     reason: Reason
     raw: list[float]
     top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    prompt: tuple[Scored, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,7 @@ class Token:
         id, logprob, processed, raw: as in `Completion`.
         top: of this place, as in `Completion`.
         reason: why it was the completion's last; None: more will come.
+        prompt: with a completion's first token, as in `Completion`.
     """
 
     handle: int
@@ -133,3 +153,4 @@ class Token:
     raw: float
     reason: Reason | None
     top: tuple[tuple[int, float], ...] = ()
+    prompt: tuple[Scored, ...] = ()

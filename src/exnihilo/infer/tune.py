@@ -1,9 +1,10 @@
 """Threads and path of the decode step, by measurement, once for a model's shape on a machine.
 
-Used by `native.NativeStep` and `step.choose`::
+Used by `native.NativeStep`, `step.choose` and `encoder.swift`::
 
     tune.threads(step, slots=32, about=b"...")     # [(1, 1), (2147483647, 2)]: one row: 1 thread; more: 2
     tune.slower(step, model)                       # whether the model itself would be faster
+    tune.better(ways, about=b"...")                # whether "native" is faster than "torch"
 
 More threads are not always faster: a small model's step is over before a second one has woken up, and beside
 busy cores the slowest thread decides. What was found is kept in the cache folder under a hash of the model's
@@ -149,4 +150,22 @@ def slower(step: NativeStep, model: Model) -> bool:
         if not kept:
             path, ratio = "native", 1 / ratio
         log.say(f"decode path: {path}, {ratio:.1f} times as fast as the other")
+    return kept
+
+
+def better(ways: Callable[[], dict[str, Callable[[], object]]], about: bytes) -> bool:
+    """Whether the way "native" takes less time than "torch"; measured where that was not done before.
+
+    Args:
+        ways: makes both, where they must be measured.
+        about: what names the shape and the machine.
+    """
+    path = _file(about, torch.get_num_threads())
+    kept = _read(path, "native")
+    if not isinstance(kept, bool):
+        seconds = _least(ways())
+        kept = seconds["native"] < seconds["torch"]
+        _write(path, "native", kept)
+        fast, slow = ("native", "torch") if kept else ("torch", "native")
+        log.say(f"encoder path: {fast}, {seconds[slow] / seconds[fast]:.1f} times as fast as {slow}")
     return kept

@@ -5,7 +5,9 @@
     tensors = merge(load_file(checkpoint / "model.safetensors"), scale=alpha / rank)
 
 The names are peft's: ``NAME.base_layer.weight`` beside ``NAME.lora_A.default.weight`` (rank, in) and
-``NAME.lora_B.default.weight`` (out, rank). Hu et al. 2021, arXiv:2106.09685.
+``NAME.lora_B.default.weight`` (out, rank). Hu et al. 2021, arXiv:2106.09685. W may be kept in four bits
+(``NAME.base_layer.codes`` and ``.scales``): then it is what the codes stand for, which adapters have learnt
+beside.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+
+from exnihilo.kernels import nf4
 
 BASE, A, B = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -38,6 +42,9 @@ def merge(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     for name in tensors:
         if name.endswith(A):
             module = name.removesuffix(A)
+            if f"{module}.codes" in out:
+                codes, scales = out.pop(f"{module}.codes"), out.pop(f"{module}.scales")
+                out[f"{module}.weight"] = nf4.dequantise(codes, scales)
             weight = out[f"{module}.weight"]
             out[f"{module}.weight"] = weight + scale * (tensors[module + B] @ tensors[name]).to(weight.dtype)
     return out

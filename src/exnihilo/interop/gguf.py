@@ -23,6 +23,7 @@ Key: O outputs of a matrix, I its inputs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -137,6 +138,20 @@ def check(config: ModelConfig) -> None:
             expected="a model of text",
             next="exnihilo export RUN --to hf",
         )
+    yarn = config.yarn
+    plain = yarn is None or (yarn.beta_fast, yarn.beta_slow) == (32.0, 1.0)
+    usual = yarn is None or abs((yarn.attention or 0.0) - 0.1 * math.log(yarn.factor) - 1) < 1e-6
+    for has, what in (
+        (config.window is not None, "local layers"),
+        (config.sinks, "attention sinks"),
+        (not plain or not usual, "YaRN with values of its own"),
+    ):
+        if has:
+            raise ModelError(
+                f"this model has {what}, for which a GGUF file of its family has no place",
+                expected="layers that all see everything, plain rotary positions or YaRN's usual values",
+                next="exnihilo export RUN --to hf",
+            )
     if "tokens" not in config.outputs:
         raise ModelError(
             f"this model predicts no tokens: its heads are {', '.join(config.outputs)}",
@@ -289,6 +304,10 @@ def _about(writer: Any, loaded: Loaded, kind: str, words: Words) -> None:
         writer.add_rope_dimension_count(c.head_dim)
         assert c.rope_theta is not None
         writer.add_rope_freq_base(c.rope_theta)
+        if c.yarn is not None and c.yarn.original is not None:
+            writer.add_rope_scaling_type(package().RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(c.yarn.factor)
+            writer.add_rope_scaling_orig_ctx_len(c.yarn.original)
     _tokenizer(writer, loaded, words)
 
 

@@ -4,8 +4,9 @@
     reads it model, codec = load("out")                 # so does this, and folders that transformers wrote
 
 What a family's configuration and tensors are called there is in model/families/; this file knows the
-format only. What cannot be obeyed is refused by name: a model type, an option, a tensor too many or too
-few. Weights are read from safetensors alone, never from pickles.
+format only. What cannot be obeyed is refused by name: a model type, an option, a tensor too many or
+too few. Weights are read from safetensors alone, never from pickles. A decoder with attention sinks has a
+model type of its own, which transformers does not know.
 
 An encoder is written as the class of transformers that has its heads, with the names of its labels. What that
 class has no room for is kept in ``exnihilo.safetensors`` beside it (config.json says what), so that this
@@ -51,7 +52,7 @@ from exnihilo.interop.tensors import (
     written_as,
 )
 from exnihilo.model import Model, build, resolve
-from exnihilo.model.family import Family, find, names
+from exnihilo.model.family import SINKS, Family, find, names
 from exnihilo.model.model import fill_ties
 from exnihilo.objective import registry
 
@@ -127,8 +128,13 @@ def save(
     if more:
         makers[MORE] = lambda path: weights(more, path)
         log.say(f"transformers has no place for {labels.listed(more)}: kept in {folder / MORE}")
+    if model.config.sinks:
+        log.say(f"{folder}: attention sinks, which no class of transformers has: only this project reads it")
     if objective is not None:
         makers[OBJECTIVE] = write_json(dict(objective))
+    options = (objective or {}).get("options") or {}
+    for name, content in find(model.config.family).beside(model.config, options).items():
+        makers[name] = write_json(content)
     if not find(model.config.family).encoder:
         stops = {} if chat is None else {"eos_token_id": chat.stops}
         makers["generation_config.json"] = write_json(ids | stops)
@@ -192,9 +198,11 @@ def config_to_hf(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
     """config.json of a resolved configuration, special ids and labels left out."""
     config = resolve(config)
     family, architecture = find(config.family), written_as(config)
+    # with sinks no class of transformers says the same: a name that it refuses is better than wrong numbers
+    ending = SINKS if config.sinks else ""
     return {
-        "architectures": [architecture.name if architecture else family.architecture],
-        "model_type": family.model_type,
+        "architectures": [(architecture.name if architecture else family.architecture) + ending],
+        "model_type": family.model_type + ending,
         **{theirs: getattr(config, ours) for theirs, ours in family.keys.items()},
         **family.fixed,
         **family.more(config),
@@ -256,6 +264,10 @@ def _own(config: ModelConfig, more: Mapping[str, Any]) -> dict[str, Any]:
         own["labels"] = config.labels
     if config.crf:
         own["crf"] = True
+    if config.compares:
+        own["compares"] = True
+    if config.straight is not None:
+        own["straight"] = list(config.straight)
     if more:
         own["only_here"] = sorted(more)
     return own
@@ -284,6 +296,7 @@ def config_from_hf(theirs: Mapping[str, Any]) -> ModelConfig:
     found = {**family.defaults, **{key: theirs[key] for key in family.keys if theirs.get(key) is not None}}
     _check_keys(found, family)
     fields = {family.keys[key]: value for key, value in found.items()}
+    fields["sinks"] = str(theirs.get("model_type")).endswith(SINKS)
     read = dict(theirs)
     if "dropout" in own:  # written here: theirs then says less
         fields["dropout"] = own["dropout"]
@@ -314,6 +327,7 @@ def _check_keys(found: Mapping[str, Any], family: Family) -> None:
 
 def _family(model_type: Any) -> Family:
     known = {find(name).model_type: find(name) for name in names()}
+    known |= {f.model_type + SINKS: f for f in known.values() if f.sinks is not None}
     if model_type not in known:
         raise ModelError(
             f"config.json: model_type is {model_type!r}",

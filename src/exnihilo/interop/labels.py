@@ -73,6 +73,10 @@ def fields(theirs: Mapping[str, Any], architecture: Architecture | None) -> dict
         out["labels"] = _number(theirs)
     if own.get("crf"):
         out["crf"] = True
+    if own.get("compares"):
+        out["compares"] = True
+    if own.get("straight"):
+        out["straight"] = own["straight"]
     return out
 
 

@@ -37,6 +37,7 @@ from exnihilo.model.model import fill_ties
 WEIGHTS = "model.safetensors"
 AVERAGE = "ema.safetensors"
 SHAPE = "model.json"
+PREPROCESSOR = "preprocessor_config.json"
 _EXPECTED = "a run folder, one of its checkpoints, or a Hugging Face folder"
 
 
@@ -111,7 +112,10 @@ def objective_of(root: Path) -> dict[str, Any] | None:
         return read_json(root / hf.OBJECTIVE)
     if not (root / "config.json").exists():
         return None
-    return labels.objective(read_json(root / "config.json"))
+    theirs = read_json(root / "config.json")
+    if (root / PREPROCESSOR).exists():  # of pictures: how they are made what the model reads
+        theirs["preprocessor"] = read_json(root / PREPROCESSOR)
+    return labels.objective(theirs)
 
 
 def _goes_on(run: Path) -> bool:

@@ -110,6 +110,12 @@ def check(model: Model) -> None:
             expected="an encoder of text: bert, modernbert",
             next="--to hf" + ("" if family.encoder else ", or --to gguf"),
         )
+    if model.config.compares:
+        raise ModelError(
+            "a head that compares two texts has no form in ONNX",
+            expected="options.pooling=first, or options.match=false",
+            next="--to hf",
+        )
     known = [name for name in model.config.outputs if name in HEADS]
     if not known:
         raise ModelError(

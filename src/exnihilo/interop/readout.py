@@ -21,7 +21,7 @@ from exnihilo.errors import MissingExtra, ModelError
 from exnihilo.interop.files import read_json
 from exnihilo.interop.tensors import read_as
 from exnihilo.model import Model
-from exnihilo.model.family import find, names
+from exnihilo.model.family import SINKS, find, names
 from exnihilo.model.heads import POOLED
 
 ENCODED = frozenset({"generator"})  # a model of its own, that reads tokens and not the trunk's states
@@ -70,6 +70,12 @@ def theirs(folder: str | Path) -> Callable[[Sequence[int]], dict[str, Tensor]]:
         raise MissingExtra.of("transformers", "hf") from error
     words = read_json(Path(folder) / "config.json")
     name = words["architectures"][0]
+    if words["model_type"].endswith(SINKS):
+        raise ModelError(
+            f"{folder} is a decoder with attention sinks",
+            expected="a model that transformers has a class for",
+            next="model.sinks=false where it is trained",
+        )
     family = next(f for f in map(find, names()) if f.model_type == words["model_type"])
     found = read_as(words, family, ())
     outputs = found.outputs if found else ("tokens",)

@@ -24,7 +24,7 @@ from exnihilo.config import ModelConfig
 from exnihilo.errors import ModelError
 from exnihilo.interop.files import read_json
 from exnihilo.model import build
-from exnihilo.model.family import Architecture, Family, Rename, find
+from exnihilo.model.family import SINKS, Architecture, Family, Rename, find
 from exnihilo.model.heads import has_pooler
 from exnihilo.model.init import draw
 
@@ -44,6 +44,8 @@ class Named(NamedTuple):
 def written_as(config: ModelConfig) -> Architecture | None:
     """The class of transformers that has most of a model's heads; None for decoders that predict tokens."""
     family, outputs = find(config.family), set(config.outputs)
+    if config.compares:  # theirs do not
+        outputs -= {"classes", "span"}
     if not family.architectures:
         return family.scorer if "tokens" not in outputs and "value" in outputs else None
     found = (*((family.scorer,) if family.scorer else ()), *family.architectures)
@@ -54,6 +56,7 @@ def written_as(config: ModelConfig) -> Architecture | None:
 def read_as(theirs: Mapping[str, Any], family: Family, names: Iterable[str]) -> Architecture | None:
     """What a folder holds, by its config.json and its tensors; None for decoders that predict tokens."""
     listed = (theirs.get("architectures") or [None])[0]
+    listed = listed.removesuffix(SINKS) if isinstance(listed, str) else listed
     outputs = (theirs.get("exnihilo") or {}).get("outputs")
     scores = not family.architectures or (isinstance(outputs, (list, tuple)) and "value" in outputs)
     if family.scorer is not None and listed == family.scorer.name and scores:
@@ -81,6 +84,7 @@ def tensors(config: ModelConfig, architecture: Architecture | None) -> list[Name
     """Every tensor that a folder of this configuration holds."""
     family = find(config.family)
     rules = family.renames + (architecture.renames if architecture else ())
+    rules += (family.sinks,) if config.sinks and family.sinks is not None else ()
     found = list(_expand(rules, config.depth))
     if not has_pooler(config):  # the trunk of a model whose heads read none
         found = [named for named in found if not named.ours[0].startswith("pooler.")]

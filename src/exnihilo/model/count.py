@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from exnihilo.config import ModelConfig
 from exnihilo.model.family import find
 from exnihilo.model.model import build, shape_of
-from exnihilo.model.sizes import resolve
+from exnihilo.model.sizes import local_layers, reach, resolve
 
 SHARES: dict[str, float | None] = {
     "mlm": 0.15,
@@ -89,12 +89,13 @@ def _head(name: str, config: ModelConfig, a_norm: int) -> int:
         "tokens": matrix,
         "mlm": matrix + V + (D * D + D + a_norm * D if own else 0),
         "next": 2 * D + 2,
-        "classes": C * D + C,
+        "classes": C * D + C + (4 * D * D + D if config.compares else 0),
         "tags": C * D + C + (C * C + 2 * C if config.crf else 0),
-        "span": 2 * D + 2,
+        "span": 2 * D + 2 + (3 * D * D + 3 * D + 2 if config.compares else 0),
         "replaced": D * D + D + D + 1,
         "value": D + int(find(config.family).encoder),
         "vectors": sum(math.prod(held) * (D + 1) for held in config.inputs.values()),
+        "straight": math.prod(config.straight or (0,)),
     }.get(name, 0)
 
 
@@ -143,8 +144,8 @@ def _generator(config: ModelConfig, context: int, share: float) -> float:
 
 def _seen(config: ModelConfig, layer: int, T: int) -> int:
     """Pairs of positions that a layer multiplies in a row of T."""
-    half = None if config.window is None else config.window // 2
-    if half is None or layer % (config.global_every or 1) == 0 or T <= half + 1:
+    half = reach(config)
+    if half is None or not local_layers(config)[layer] or T <= half + 1:
         return T * T
     return T * (2 * half + 1) - half * (half + 1) if T > 2 * half else _brute(T, half)
 
@@ -162,9 +163,9 @@ def _products(name: str, config: ModelConfig) -> int:
         "tokens": V * D,
         "mlm": D * D + V * D,
         "next": before + 2 * D,
-        "classes": before + C * D,
+        "classes": (4 * D * D if config.compares else before) + C * D,
         "tags": (D * D if kind == "transform" else 0) + C * D,
-        "span": (D * D if kind == "transform" else 0) + 2 * D,
+        "span": (D * D if kind == "transform" else 0) + 2 * D + (3 * D * D + 2 * D if config.compares else 0),
         "replaced": D * D + D,
         "value": before + D,
         "vectors": D * sum(math.prod(held) for held in config.inputs.values()),

@@ -67,6 +67,8 @@ class Family:
             norm(gelu(dense(x))) that all heads share, or a norm that `classes` reads.
         segments: token types unless the configuration says otherwise.
         norm_eps, rope_theta, window, global_every, local_theta: defaults of the fields of `ModelConfig`.
+        options: of `ModelConfig`'s window (with global_every), yarn and sinks those it may have.
+        sinks: where a model with sinks has them.
         mlp_ratio, mlp_multiple: default MLP width = ratio × width, rounded up to the multiple.
         grouped: key-value heads may be fewer than heads.
         free_head_dim: heads × head_dim may differ from width.
@@ -86,6 +88,7 @@ class Family:
         pack, unpack: their tensors of another shape than ours (a convolution, a token with a parameter of its
             own), made of ours under the names of `renames`, and back; what `pack` cannot keep is named by
             `kept`, and stays beside the folder.
+        beside: further JSON files of a folder, by an objective's options: what prepares its inputs.
         told: keys of config.json that an objective's options decide. task: the objective of a folder that has
             no objective.json, from its config.json; None: as the class says.
         marks: its ids are special tokens alone, and its folders have no tokenizer.
@@ -124,6 +127,8 @@ class Family:
     window: int | None = None
     global_every: int | None = None
     local_theta: float | None = None
+    options: frozenset[str] = frozenset()
+    sinks: Rename | None = None
     old: Mapping[str, str] = field(default_factory=dict)
     architectures: tuple[Architecture, ...] = ()
     scorer: Architecture | None = None
@@ -131,11 +136,16 @@ class Family:
     unpack: Callable[[ModelConfig, dict[str, Any]], dict[str, Any]] = lambda config, state: state
     kept: tuple[str, ...] = ()
     told: Callable[[ModelConfig, Mapping[str, Any]], dict[str, Any]] = lambda config, options: {}
+    beside: Callable[[ModelConfig, Mapping[str, Any]], dict[str, dict[str, Any]]] = lambda config, options: {}
     task: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     marks: bool = False
     holds: Mapping[str, tuple[int, ...]] | None = None
     more: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
     read: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda theirs: {}
+
+
+SINKS = "_sinks"
+"""Ends the model_type of a model with attention sinks: transformers has no plain decoder with them."""
 
 
 def names() -> list[str]:

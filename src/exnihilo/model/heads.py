@@ -4,14 +4,17 @@
 tokens     next token: one logit a vocabulary entry
 mlm        masked token: transform, then one logit a vocabulary entry, of masked positions only
 next       two logits of a pair, from its first token: 0 = B follows A, 1 = it does not
-classes    `labels` logits of an item, from its first token
+classes    `labels` logits of an item, from its first token; with `compares` from the means of its two texts
 tags       `labels` logits of each token; with `crf` also scores of neighbouring tags
-span       two logits of each token: an answer starts here, ends here
+span       two logits of each token: an answer starts here, ends here; with `compares` the token's match
+           with the question adds to them
 replaced   one logit of each token: was it replaced?
 value      one number (...) of each state it is given: a reward, or what a critic expects
 embedding  nothing: the hidden states themselves
 vectors    what a position held before it was masked: as many numbers as the model's inputs have
+straight   of a series: the values ahead by a matrix from those before, past the trunk; begins as nothing
 generator  a small encoder of its own that makes replacements (model/generator.py)
+painter    a small trunk of its own that says what stood at positions which were left out (model/painter.py)
 =========  ==================================================================================================
 
 ::
@@ -181,15 +184,24 @@ class NextSentence(_Head):
 
 
 class Classes(_Head):
-    """Logits (N, C) of the first tokens of items."""
+    """Logits (N, C) of the first tokens of items; or, where it `compares`, of two vectors a and b of each:
+    of a, b, |a - b| and a * b, through a layer of its own (Conneau et al. 2017, arXiv 1705.02364)."""
+
+    hidden: nn.Linear | None
 
     def __init__(self, config: ModelConfig, front: Front, pooler: nn.Module | None) -> None:
         super().__init__(config, front, pooler)
-        self.dense = nn.Linear(_width(config), _labels(config, "classes"))
+        D = _width(config)
+        self.hidden = nn.Linear(4 * D, D) if config.compares else None
+        self.dense = nn.Linear(D, _labels(config, "classes"))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(N, D) -> (N, C)."""
-        return self.dense(self._read(hidden, pooler=True))
+        """(N, D) -> (N, C); where it compares (N, 2, D) -> (N, C)."""
+        if self.hidden is None:
+            return self.dense(self._read(hidden, pooler=True))
+        a_ND, b_ND = hidden.unbind(1)
+        both = torch.cat([a_ND, b_ND, (a_ND - b_ND).abs(), a_ND * b_ND], -1)
+        return self.dense(self._read(torch.tanh(self.hidden(self._read(both, pooler=False))), pooler=False))
 
 
 class Tags(_Head):
@@ -219,17 +231,30 @@ class Tags(_Head):
 
 
 class Span(_Head):
-    """Logits (..., 2) of each token: an answer starts here, ends here."""
+    """Logits (..., 2) of each token: an answer starts here, ends here. Where it `compares`, a layer of its
+    own adds what the token's neighbourhood has to do with the question (objective/_match.py)."""
+
+    hidden: nn.Linear | None
+    match: nn.Linear | None
 
     def __init__(self, config: ModelConfig, front: Front, pooler: nn.Module | None) -> None:
         super().__init__(config, front, pooler)
         self._pooled = isinstance(pooler, Transform)
         self.dropout = config.dropout if self._pooled else 0.0  # BERT's has none
-        self.dense = nn.Linear(_width(config), 2)
+        D = _width(config)
+        self.dense = nn.Linear(D, 2)
+        self.hidden = nn.Linear(3 * D, D) if config.compares else None
+        self.match = nn.Linear(D, 2) if config.compares else None
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., 2)."""
-        return self.dense(self._read(hidden, self._pooled))
+    def logits(self, hidden: Tensor, question: Tensor | None = None, near: Tensor | None = None) -> Tensor:
+        """(..., D) -> (..., 2). Where it compares also the mean states of the question and of each token's
+        neighbourhood, (..., D) each."""
+        found = self.dense(self._read(hidden, self._pooled))
+        if self.hidden is None or self.match is None:
+            return found
+        assert question is not None and near is not None
+        both = torch.cat([hidden, near * question, (near - question).abs()], -1)
+        return found + self.match(torch.tanh(self.hidden(both)))
 
 
 class Replaced(_Head):
@@ -289,6 +314,25 @@ class Vectors(_Head):
         return self.dense[name or next(iter(self.dense))](hidden)
 
 
+class Straight(_Head):
+    """Values ahead (..., H) as a linear function of the values before (..., L), not of states.
+
+    Attributes:
+        straight: (H, L), zeros at first.
+    """
+
+    def __init__(self, config: ModelConfig, front: Front, pooler: nn.Module | None) -> None:
+        super().__init__(config, front, pooler)
+        if config.straight is None:
+            raise ConfigError("the head 'straight' of no sizes", expected="model.straight=[before, ahead]")
+        before, ahead = config.straight
+        self.straight = nn.Parameter(torch.empty(ahead, before))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., L) -> (..., H)."""
+        return F.linear(hidden, self.straight)
+
+
 class Heads(nn.ModuleDict):
     """Heads by name. Typed loosely: what a head offers depends on its name."""
 
@@ -302,6 +346,12 @@ def _generator(config: ModelConfig, front: Front, pooler: nn.Module | None) -> n
     return Generator(config, front)
 
 
+def _painter(config: ModelConfig, front: Front, pooler: nn.Module | None) -> nn.Module:
+    from exnihilo.model.painter import Painter
+
+    return Painter(config)
+
+
 HEADS: dict[str, Callable[[ModelConfig, Front, nn.Module | None], nn.Module]] = {
     "tokens": Tokens,
     "mlm": MaskedTokens,
@@ -313,7 +363,9 @@ HEADS: dict[str, Callable[[ModelConfig, Front, nn.Module | None], nn.Module]] = 
     "value": Value,
     "embedding": Embedding,
     "vectors": Vectors,
+    "straight": Straight,
     "generator": _generator,
+    "painter": _painter,
 }
 
 
@@ -328,6 +380,8 @@ def has_pooler(config: ModelConfig) -> bool:
     """Whether a resolved configuration has a pooler: where a head reads it, and where BERT's trunk is handed
     on as it is (embedding)."""
     kind, outputs = find(config.family).pooler, set(config.outputs)
+    if config.compares:
+        outputs -= {"classes"}
     if kind == "norm":
         return bool(outputs & NORMED)
     if kind == "tanh":

@@ -13,7 +13,9 @@ attention.o, mlp.down         1 / √fan_in / √(2 · depth): the residual stre
 what inputs are mapped by     0.5 / √fan_in
 classifiers                   0.02 / √width: logits of a normed state have 0.02
 norm weights, biases          1 and 0, exactly
+attention sinks               0, exactly
 transitions of tags           0, exactly: any tag may follow any
+matrices past the trunk       0, exactly
 ============================  =======================================================================
 
 With logits that small, the first loss is ln V, or ln C of C classes: the model knows nothing, and says so.
@@ -40,8 +42,8 @@ CLASS_STD = 0.02
 INPUT_STD = 0.5
 _EMBEDDINGS = ("front.tokens.weight", "front.positions.weight", "front.segments.weight")
 _VOCABULARY = (".tokens.weight", ".mlm.weight")
-_CRF = (".transitions", ".start", ".stop")
-_CLASSIFIER = re.compile(r"heads\.(next|classes|tags|span|replaced|value)\.dense\.weight")
+_CRF = (".transitions", ".start", ".stop", ".straight")
+_CLASSIFIER = re.compile(r"heads\.(next|classes|tags|span|replaced|value)\.(dense|match)\.weight")
 _OUTPUTS = ("attention.o.weight", "mlp.down.weight")
 # states begin at about the size of the embeddings they stand among
 _INPUT = re.compile(r"front\.inputs\.\w+\.(dense|second)\.weight")
@@ -49,7 +51,7 @@ _INPUT = re.compile(r"front\.inputs\.\w+\.(dense|second)\.weight")
 
 def std(name: str, shape: tuple[int, ...], width: int, depth: int) -> float | None:
     """Standard deviation of a parameter; None for those that are constants."""
-    if name.endswith(("norm.weight", "bias", *_CRF)):
+    if name.endswith(("norm.weight", "bias", ".sinks", *_CRF)):
         return None
     if name.endswith(_EMBEDDINGS) or (name.startswith("heads.") and name.endswith(_VOCABULARY)):
         return min(EMBEDDING_STD, LOGIT_STD / math.sqrt(shape[-1]))

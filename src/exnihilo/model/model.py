@@ -24,13 +24,13 @@ from exnihilo.model import heads as head_room
 from exnihilo.model.family import find
 from exnihilo.model.front import Tokens
 from exnihilo.model.init import initialise
-from exnihilo.model.sizes import resolve
+from exnihilo.model.sizes import local_layers, reach, resolve
 from exnihilo.model.trunk import Trunk
 from exnihilo.nn.block import Shape
 from exnihilo.nn.cache import KVCache
 from exnihilo.nn.layout import Attention
 from exnihilo.nn.norms import LayerNorm
-from exnihilo.nn.rotary import Rotary
+from exnihilo.nn.rotary import Rotary, Yarn
 
 
 class Model(nn.Module):
@@ -134,7 +134,7 @@ def shape_of(config: ModelConfig) -> Shape:
     family = find(config.family)
     sizes: dict[str, Any] = {
         key: getattr(config, key)
-        for key in ("width", "heads", "kv_heads", "head_dim", "mlp_width", "norm_eps", "dropout")
+        for key in ("width", "heads", "kv_heads", "head_dim", "mlp_width", "norm_eps", "dropout", "sinks")
     }
     kinds: dict[str, Any] = {
         key: getattr(family, key) for key in ("norm", "qk_norm", "mlp", "bias", "norm_bias", "first_norm")
@@ -147,20 +147,22 @@ def trunk_of(config: ModelConfig) -> Trunk:
     family = find(config.family)
     assert config.head_dim is not None
 
+    yarn = None if config.yarn is None else Yarn(**config.yarn.model_dump())
+
     def turns(theta: float | None) -> Rotary | None:
         if family.positions == "learned" or theta is None:
             return None
         assert config.head_dim is not None
-        return Rotary(config.head_dim, theta, config.context)
+        return Rotary(config.head_dim, theta, config.context, yarn)
 
     return Trunk(
         shape_of(config),
         config.depth,
         turns(config.rope_theta),
         post_norm=family.post_norm,
-        window=None if config.window is None else config.window // 2,
-        global_every=config.global_every or 1,
-        local_rotary=turns(config.local_theta) if config.window is not None else None,
+        window=reach(config),
+        local=local_layers(config),
+        local_rotary=turns(config.local_theta) if config.local_theta is not None else None,
     )
 
 

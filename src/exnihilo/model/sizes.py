@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from exnihilo.config import ModelConfig
+from exnihilo.config import ModelConfig, YarnConfig
 from exnihilo.errors import ConfigError, nearest
-from exnihilo.model.family import Family, find
+from exnihilo.model.family import Family, find, names
 
 WIDTH_PER_LAYER = 64
 HEAD_DIM = 64
@@ -80,8 +80,30 @@ def resolve(config: ModelConfig, vocab_size: int | None = None) -> ModelConfig:
         "rope_theta": config.rope_theta or family.rope_theta,
         "segments": family.segments if config.segments is None else config.segments,
         **_windows(config, family),
+        "yarn": _yarn(config, family),
     }
+    if config.sinks and "sinks" not in family.options:
+        raise _no_option("sinks", True, family)
     return config.model_copy(update=found)
+
+
+def local_layers(config: ModelConfig) -> tuple[bool, ...]:
+    """Of a resolved configuration: which layers see no further than a window.
+
+    >>> local_layers(resolve(ModelConfig(depth=4, window=8, global_every=2), 9))
+    (True, False, True, False)
+    """
+    every, first = config.global_every, 0 if find(config.family).encoder else 1
+    if config.window is None:
+        return (False,) * config.depth
+    return tuple(every is None or (layer + first) % every > 0 for layer in range(config.depth))
+
+
+def reach(config: ModelConfig) -> int | None:
+    """Of a resolved configuration: how many places away a local layer sees at most; None without such."""
+    if config.window is None:
+        return None
+    return config.window // 2 if find(config.family).encoder else config.window - 1
 
 
 def _preset(config: ModelConfig) -> ModelConfig:
@@ -100,18 +122,46 @@ def _preset(config: ModelConfig) -> ModelConfig:
 
 
 def _windows(config: ModelConfig, family: Family) -> dict[str, Any]:
-    """Local attention: whole or not at all."""
+    """Local attention: always in a family that is made of it, an option in others."""
     names = ("window", "global_every", "local_theta")
-    if family.window is None:
-        for name in names:
-            if getattr(config, name) is not None:
-                raise ConfigError(
-                    f"model.{name}={getattr(config, name)} in family {family.name}",
-                    expected="a family with local layers",
-                    next=f"model.family=modernbert, or leave model.{name} out",
-                )
-        return {}
-    return {name: getattr(config, name) or getattr(family, name) for name in names}
+    allowed = names[:2] if family.window is not None or "window" in family.options else ()
+    allowed += names[2:] if family.local_theta is not None else ()
+    for name in names:
+        if getattr(config, name) is not None and name not in allowed:
+            raise _no_option(name, getattr(config, name), family)
+    if family.window is not None:
+        return {name: getattr(config, name) or getattr(family, name) for name in names}
+    if config.global_every is not None and config.window is None:
+        raise ConfigError(
+            f"model.global_every={config.global_every} without model.window: all layers see everything",
+            expected="a window for the other layers",
+            next="model.window=512, or leave model.global_every out",
+        )
+    return {}
+
+
+def _no_option(name: str, value: Any, family: Family) -> ConfigError:
+    """A family that has no such thing."""
+    kind = "window" if name == "global_every" else name
+    having = [one for one in map(find, names()) if kind in one.options or getattr(one, kind, None)]
+    return ConfigError(
+        f"model.{name}={value} in family {family.name}",
+        expected=f"a family that has it: {', '.join(one.name for one in having)}",
+        next=f"model.family={having[0].name}, or leave model.{name} out",
+    )
+
+
+def _yarn(config: ModelConfig, family: Family) -> YarnConfig | None:
+    """YaRN with nothing left open."""
+    yarn = config.yarn
+    if yarn is None:
+        return None
+    if "yarn" not in family.options:
+        raise _no_option("yarn", f"{{factor = {yarn.factor}}}", family)
+    original = yarn.original or max(2, round(config.context / yarn.factor))
+    return yarn.model_copy(
+        update={"original": original, "attention": yarn.attention or 0.1 * math.log(yarn.factor) + 1}
+    )
 
 
 def _vocab(given: int | None, needed: int | None) -> int:

@@ -5,6 +5,8 @@ Key: B batch, T positions, D model width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class Trunk(nn.Module):
         norm: the final norm; nothing where each block ends in one.
         rotary: turns by position, or None where the front end adds positions.
         local_rotary: the same for local layers, or None where there are none.
-        window: what a local layer sees to each side; None: all layers see everything.
+        window: how many places away a local layer sees; None: all layers see everything.
     """
 
     def __init__(
@@ -38,14 +40,14 @@ class Trunk(nn.Module):
         *,
         post_norm: bool = False,
         window: int | None = None,
-        global_every: int = 1,
+        local: Sequence[bool] = (),
         local_rotary: Rotary | None = None,
     ) -> None:
         super().__init__()
         self.rotary, self.local_rotary, self.window = rotary, local_rotary, window
         kind = PostBlock if post_norm else Block
         self.blocks = nn.ModuleList(
-            kind(shape, layer, window is not None and layer % global_every > 0) for layer in range(depth)
+            kind(shape, layer, layer < len(local) and local[layer]) for layer in range(depth)
         )
         self.norm = (
             nn.Identity() if post_norm else norm(shape.norm, shape.width, shape.norm_eps, shape.norm_bias)
@@ -62,7 +64,7 @@ class Trunk(nn.Module):
         if self.window is not None:
             local = self._local(seq, setting)
         last = self.blocks[-1]
-        some = self._chosen(seq.needed_BT, last, rule)
+        some = self._chosen(seq.needed_BT, last, (local if last.local else setting).rule)
         for block in self.blocks[:-1] if some is not None else self.blocks:
             x_BTD = block(x_BTD, local if block.local else setting)
         if some is None:
@@ -98,15 +100,16 @@ class Trunk(nn.Module):
 
     def _local(self, seq: Seq, setting: Setting) -> Setting:
         """What local layers share: a window, and a rotary base of their own."""
+        x_BTD, turn, rule = seq.x_BTD, setting.turn, setting.rule
         if setting.cache is not None:
-            raise ModelError("a cache with local attention", expected="a decoder", next="leave the cache out")
-        x_BTD, turn = seq.x_BTD, setting.turn
-        rule = setting.rule
-        if self.window is not None and x_BTD.shape[1] > self.window + 1:  # else it hides nothing
-            if seq.branch_BT is not None and bool(((seq.branch_BT == 0) & self._inside(seq)).any()):
+            rule = plan(x_BTD, pos_BT=setting.pos_BT, window=self.window)
+        elif self.window is not None and x_BTD.shape[1] > self.window + 1:  # else it hides nothing
+            # with branches, distance is that of positions: a branch begins where its stem ends
+            place = seq.branch_BT is not None and seq.pos_BTK is not None and seq.pos_BTK.shape[-1] == 1
+            if seq.branch_BT is not None and not place and self._stem(seq):
                 raise ModelError(
-                    "branches of a stem with local attention, which counts places and not positions",
-                    expected="a model whose layers all see everything, or branches without a stem",
+                    "branches of a stem with local attention, and no positions to measure distance by",
+                    expected="the column pos: where each branch continues",
                 )
             rule = plan(
                 x_BTD,
@@ -114,15 +117,18 @@ class Trunk(nn.Module):
                 doc_BT=seq.doc_BT,
                 window=self.window,
                 branch_BT=seq.branch_BT,
+                place_BT=seq.pos_BTK[..., 0] if place and seq.pos_BTK is not None else None,
             )
         if self.local_rotary is not None:
             turn = self.local_rotary(x_BTD.shape[1], seq.pos_BTK)
-        return Setting(rule, turn)
+        return Setting(rule, turn, setting.cache, setting.pos_BT)
 
     @staticmethod
-    def _inside(seq: Seq) -> Tensor:
-        """Which positions are no padding."""
-        return torch.ones_like(seq.x_BTD[..., 0], dtype=torch.bool) if seq.doc_BT is None else seq.doc_BT >= 0
+    def _stem(seq: Seq) -> bool:
+        """Whether some document has positions that all of its branches see."""
+        assert seq.branch_BT is not None
+        stem_BT = seq.branch_BT == 0
+        return bool((stem_BT if seq.doc_BT is None else stem_BT & (seq.doc_BT >= 0)).any())
 
     @staticmethod
     def _cached_positions(seq: Seq) -> Tensor:

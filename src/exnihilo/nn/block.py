@@ -38,6 +38,7 @@ class Shape:
     dropout: float
     norm_bias: bool = True
     first_norm: bool = True  # False: layer 0 reads what is normed already
+    sinks: bool = False
 
 
 @dataclass
@@ -51,7 +52,11 @@ class Setting:
 
 
 class SelfAttention(nn.Module):
-    """Attention with grouped keys and values; norms on queries and keys, and rotation, where asked for."""
+    """Attention with grouped keys and values; norms on queries and keys, rotation and sinks where asked for.
+
+    `sinks`: a learned logit a head, beside those of the keys: the weight it takes goes nowhere (gpt-oss,
+    OpenAI 2025, arXiv 2508.10925; why a model wants it: Xiao et al. 2023, arXiv 2309.17453).
+    """
 
     def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
@@ -63,6 +68,7 @@ class SelfAttention(nn.Module):
         self.o = nn.Linear(inner, shape.width, bias=shape.bias)
         self.q_norm = norm(shape.norm, shape.head_dim, shape.norm_eps) if shape.qk_norm else None
         self.k_norm = norm(shape.norm, shape.head_dim, shape.norm_eps) if shape.qk_norm else None
+        self.sinks = nn.Parameter(torch.empty(shape.heads)) if shape.sinks else None
 
     def forward(self, x_BTD: Tensor, setting: Setting, chosen_BM: Tensor | None = None) -> Tensor:
         split = (*x_BTD.shape[:2], -1, self.head_dim)
@@ -80,7 +86,7 @@ class SelfAttention(nn.Module):
             assert setting.pos_BT is not None
             k_BGTd, v_BGTd = setting.cache.write(self.layer, k_BGTd, v_BGTd, setting.pos_BT)
         dropout = self.dropout if self.training else 0.0
-        out_BHTd = attend(q_BHTd, k_BGTd, v_BGTd, setting.rule, dropout=dropout)
+        out_BHTd = attend(q_BHTd, k_BGTd, v_BGTd, setting.rule, dropout=dropout, sink_H=self.sinks)
         return self.o(out_BHTd.transpose(1, 2).flatten(2))
 
     def _of_some(self, x_BTD: Tensor, setting: Setting, chosen_BM: Tensor) -> Tensor:
@@ -98,7 +104,9 @@ class SelfAttention(nn.Module):
             q_BHMd, k_BGTd = rotate(q_BHMd, turn), rotate(k_BGTd, setting.turn)
         q_BHMd, k_BGTd = q_BHMd.to(v_BGTd.dtype), k_BGTd.to(v_BGTd.dtype)
         share = self.dropout if self.training else 0.0
-        out_BHMd = attend_some(q_BHMd, k_BGTd, v_BGTd, setting.rule, chosen_BM, dropout=share)
+        out_BHMd = attend_some(
+            q_BHMd, k_BGTd, v_BGTd, setting.rule, chosen_BM, dropout=share, sink_H=self.sinks
+        )
         return self.o(out_BHMd.transpose(1, 2).flatten(2))
 
 

@@ -19,7 +19,7 @@ Key: B rows, T positions, S samples a position, F numbers a position
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -142,6 +142,66 @@ class Hearing(Objective):
             )
         return wave
 
+    def audible(
+        self, examples: Iterable[Example], names: Callable[[Example], Iterable[str]], notes: list[str]
+    ) -> Iterator[Example]:
+        """The examples but those whose labels no sound that can be read has shown yet.
+
+        A class that stands on broken files alone would else be an output that nothing ever teaches. Few files
+        are read for it: a label is settled with the first that can be.
+
+        Args:
+            names: of an example's labels.
+            notes: gets a line where labels are lost.
+
+        Raises:
+            DataError: there are labels, and no sound that can be read has one.
+        """
+        shown: set[str] = set()
+        lost: dict[str, int] = {}
+        first = ""
+        for example in examples:
+            own = set(names(example))
+            if not own <= shown:
+                try:
+                    self._check(example)
+                except Unreadable as error:
+                    if self.config.bad == "stop":
+                        raise
+                    first = first or str(error.given)
+                    for name in own - shown:
+                        lost[name] = lost.get(name, 0) + 1
+                    continue
+                shown |= own
+            yield example
+        gone = {name: count for name, count in sorted(lost.items()) if name not in shown}
+        if gone and not shown:
+            raise DataError(
+                f"none of {sum(gone.values()):,} sounds can be heard; the first: {first}",
+                expected="sounds that can be read",
+                next="check data=PATH",
+            )
+        if gone:
+            named = ", ".join(f"{name!r} ({count:,})" for name, count in list(gone.items())[:8])
+            more = f" and {len(gone) - 8} more" if len(gone) > 8 else ""
+            notes.append(f"left out, none of their sounds can be heard: {named}{more}; the first: {first}")
+
+    def _check(self, example: Example) -> None:
+        """Raises `Unreadable` where training could not hear an example."""
+        wave = self.wave_of(example)
+        if self.length is not None and not (self.config.long == "window" and self.windows):
+            self._fits(example, wave, self.layout.most(self.length - self.marked))
+
+    def _fits(self, example: Example, wave: np.ndarray, most: int) -> None:
+        if len(wave) > most:
+            raise Unreadable(
+                "longer than the model's positions",
+                f"{example[INPUT]} lasts {len(wave) / self.config.rate:.1f} s, a row "
+                f"{most / self.config.rate:.1f} s",
+                expected="a shorter sound",
+                next="a larger model.context, or cut it",
+            )
+
     def hear(self, example: Example, codec: Codec, *, cut: bool | None = None) -> list[Item]:
         """The items of one sound: several where it is longer than a row and may be cut.
 
@@ -154,14 +214,8 @@ class Hearing(Objective):
         wave, marks = self.wave_of(example), self.marks(codec)
         most = len(wave) if self.length is None else self.layout.most(self.length - len(marks))
         may = (self.config.long == "window" and self.windows) if cut is None else cut
-        if len(wave) > most and not may:
-            raise Unreadable(
-                "longer than the model's positions",
-                f"{example[INPUT]} lasts {len(wave) / self.config.rate:.1f} s, a row "
-                f"{most / self.config.rate:.1f} s",
-                expected="a shorter sound",
-                next="a larger model.context, or cut it",
-            )
+        if not may:
+            self._fits(example, wave, most)
         least = window_of(self.config.rate)
         starts = [at for at in range(0, len(wave), most) if at == 0 or len(wave) - at >= least]
         return [self._item(wave[at : at + most], marks) for at in starts]

@@ -84,6 +84,7 @@ class Objective(ABC):
     weights: ClassVar[Mapping[str, float]] = {}  # of the loss terms; 1.0 where absent
     roles: ClassVar[tuple[str, ...]] = ("text",)  # what each training example must have
     extras: ClassVar[tuple[str, ...]] = ()  # roles that are read where the data has them
+    writes: ClassVar[tuple[str, ...]] = ()  # roles of texts that it learns to write: the tokenizer reads them
     view: ClassVar[str] = "stories"  # which view of the embedded world gives these roles (data=world)
     lookahead: ClassVar[int] = 0  # tokens a row holds beyond its positions
     joins: ClassVar[bool] = False  # the parts of a giant document become one item again
@@ -157,6 +158,11 @@ class Objective(ABC):
     def query(self, example: Example, codec: Codec) -> Item | list[Item]:
         """The encoding for prediction, where it differs from training's."""
         return self.encode(example, codec)
+
+    def of_texts(self, texts: Sequence[str]) -> dict[str, Any] | None:
+        """The example that a caller's texts are, by roles; None: they are the roles' texts in their order."""
+        del texts
+        return None
 
     def draw(self, columns: Columns, keys: Sequence[np.random.Generator], look: Look) -> Columns:
         """What is random each time a row is seen: masks, negatives. Host only.

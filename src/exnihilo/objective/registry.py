@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -32,6 +35,9 @@ def find(name: str) -> type[Objective]:
         raise ConfigError(
             f"unknown objective {name!r}", expected=nearest(name, names()), next="objective=NAME"
         )
+    here = os.getcwd()
+    if "." in name and here not in sys.path and Path(here, name.partition(".")[0]).is_dir():
+        sys.path.append(here)  # a script's own folder stands there, not the one it is called from
     try:
         module = importlib.import_module(dotted)
     except ModuleNotFoundError as error:

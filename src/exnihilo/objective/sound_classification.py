@@ -11,7 +11,7 @@ Key: B rows, T positions, D model width, P pieces (sounds), C classes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -61,6 +61,19 @@ class SoundClassification(Hearing, Classes):
         return super().columns | {"kind", "sound", *more}
 
     # data ---------------------------------------------------------------------------------------
+
+    def survey(self, examples: Iterable[Example]) -> dict[str, Any]:
+        notes: list[str] = []
+        found = super().survey(self.audible(examples, self._named, notes))
+        return {**found, "notes": [*found.get("notes", ()), *notes]} if notes else found
+
+    def _named(self, example: Example) -> tuple[str, ...]:
+        """The labels of an example, by which a class is known."""
+        try:
+            gold = None if self.config.kind == "regression" else self._gold(example, 0)
+        except DataError:
+            return ()  # the survey says so, with the row
+        return () if gold is None else gold if isinstance(gold, tuple) else (str(gold),)
 
     def encode_many(self, examples: Sequence[Example], codec: Codec) -> list[list[Item]]:
         out: list[list[Item]] = []

@@ -78,8 +78,8 @@ class SoundTagging(Hearing):
 
     def survey(self, examples: Iterable[Example]) -> dict[str, Any]:
         counts: Counter[str] = Counter()
-        number = 0
-        for example in examples:
+        number, notes = 0, list[str]()
+        for example in self.audible(examples, lambda e: {event["label"] for event in events_of(e)}, notes):
             number += 1
             counts.update({event["label"] for event in events_of(example)})
         if not counts:
@@ -88,7 +88,8 @@ class SoundTagging(Hearing):
                 expected='a role \'events\': a list of {"start", "end", "label"}',
                 next="name the column with data.fields={events = COLUMN}",
             )
-        return {"labels": sorted(counts), "counts": dict(sorted(counts.items())), "examples": number}
+        found = {"labels": sorted(counts), "counts": dict(sorted(counts.items())), "examples": number}
+        return {**found, "notes": notes} if notes else found
 
     # data ---------------------------------------------------------------------------------------
 

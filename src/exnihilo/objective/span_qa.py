@@ -27,10 +27,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from exnihilo import log
-from exnihilo.errors import ConfigError, DataError
+from exnihilo.errors import ConfigError, DataError, ModelError
 from exnihilo.metrics import calibration, squad
 from exnihilo.nn.layout import Attention
 from exnihilo.objective import _answers, _offsets
+from exnihilo.objective._match import question_and_near
 from exnihilo.objective._qa_facts import Draft, Survey, tune
 from exnihilo.objective.base import Batch, Example, Item, Objective
 from exnihilo.objective.pieces import IGNORE, firsts
@@ -75,6 +76,8 @@ class SpanQA(Objective):
                 word means the step). Default 128, at most a third of the window.
             max_answer: tokens of an answer.
             n_best: answers that a prediction lists.
+            match: the head also reads what a token's neighbourhood has to do with the question: what a small
+                model learns from few questions.
             null_threshold: "no answer" where its score exceeds the best answer's by more than this; default:
                 tuned on the validation split where training has unanswerable questions, else never.
         """
@@ -84,6 +87,7 @@ class SpanQA(Objective):
         stride: int | None = Field(default=None, ge=0)
         max_answer: int = Field(default=30, ge=1)
         n_best: int = Field(default=20, ge=1)
+        match: bool = False
         null_threshold: float | None = None
 
     config: Config
@@ -221,8 +225,7 @@ class SpanQA(Objective):
         return {name: ((batch[name] == 1) & real_BT).sum().to(torch.float64) for name in ("start", "end")}
 
     def losses(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
-        head: Any = model.heads["span"]
-        logits_BT2 = head.logits(hidden_BTD)
+        logits_BT2 = self._logits(model, hidden_BTD, batch)
         logits_BT2 = logits_BT2.to(torch.promote_types(logits_BT2.dtype, torch.float32))
         piece_N = (firsts(batch).flatten().cumsum(0) - 1).clamp(min=0)
         out = {}
@@ -239,8 +242,22 @@ class SpanQA(Objective):
 
     def outputs(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
         """span (B, T, 2): logits of start and end."""
+        return {"span": self._logits(model, hidden_BTD, batch).float()}
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        return {**super().model_settings, **({"compares": True} if self.config.match else {})}
+
+    def _logits(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> Tensor:
         head: Any = model.heads["span"]
-        return {"span": head.logits(hidden_BTD).float()}
+        if (head.match is not None) != self.config.match:
+            raise ModelError(
+                f"options.match={str(self.config.match).lower()}, but the model was built for the other",
+                expected="the option that it was trained with",
+            )
+        if not self.config.match:
+            return head.logits(hidden_BTD)
+        return head.logits(hidden_BTD, *question_and_near(hidden_BTD, batch))
 
     def decode(
         self, example: Example, items: Sequence[Item], outputs: Sequence[Mapping[str, np.ndarray]]

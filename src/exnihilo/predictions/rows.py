@@ -14,7 +14,7 @@ from typing import Any
 
 from exnihilo import log
 from exnihilo.config import DataConfig
-from exnihilo.data.base import Drops
+from exnihilo.data.base import MEDIA, Drops
 from exnihilo.errors import DataError
 
 
@@ -52,13 +52,14 @@ def read_rows(
         kind = choose.choose(source, roles=inputs, setting=config.format, reading=how) or "text"
         if kind not in ("jsonl", "text"):
             drops = Drops()
-            yield from _mapped(iter(choose.read(source, kind, how, drops)), inputs, columns, where)
+            rows = _mapped(iter(choose.read(source, kind, how, drops)), inputs, columns, where)
+            yield from _placed(rows, source)
             if drops.counts:
                 log.warn(f"{where}: {drops.summary()}")
             return
         lined = lines_of(strings(source, config.encoding))
     if kind == "jsonl":
-        yield from _mapped(_json_lines(lined), inputs, columns, where)
+        yield from _placed(_mapped(_json_lines(lined), inputs, columns, where), source)
     elif len(inputs) > 1 or columns:
         raise DataError(
             f"{where} is plain text: one text a line, but an example has {', '.join(inputs)}",
@@ -68,6 +69,18 @@ def read_rows(
     else:
         for line in lined:
             yield line.rstrip("\r\n")
+
+
+def _placed(rows: Iterator[Any], source: Path | None) -> Iterator[Any]:
+    """Rows whose files are named relative to the folder of their table, as training reads them; a path that
+    leads to a file from here stays."""
+    for row in rows:
+        if source is None or not isinstance(row, Mapping):
+            yield row
+            continue
+        named = {role: row[role] for role in MEDIA if isinstance(row.get(role), str)}
+        beside = {role: source.parent / path for role, path in named.items() if not Path(path).is_file()}
+        yield {**row, **{role: str(path) for role, path in beside.items() if path.is_file()}}
 
 
 def _json_lines(lines: Iterable[str]) -> Iterator[Any]:

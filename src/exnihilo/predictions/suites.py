@@ -5,14 +5,16 @@
     run_suites("runs/books", suite="lambada,gsm8k=test.jsonl", device="cpu", shots=5)
     # {"run": ..., "suites": {"lambada": {"data": "world", "accuracy": ...}, "gsm8k": {...}}}
 
-See docs/eval.md.
+The figures are kept in the run folder (`eval.saved`), where reports and model cards find them. See
+docs/eval.md.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +23,13 @@ from exnihilo.codec.chat import Chat
 from exnihilo.config import DataConfig
 from exnihilo.data.base import Drops
 from exnihilo.errors import DataError, UsageError
-from exnihilo.eval import harness
+from exnihilo.eval import harness, saved
 from exnihilo.eval.suites import Asked, create, names, parse
 from exnihilo.eval.suites._records import READING
 from exnihilo.eval.suites.base import WORLD
 from exnihilo.interop import hf
 from exnihilo.predictions.run import Run, load_run
+from exnihilo.train.lineage import weights_hash
 from exnihilo.train.progress import shown
 
 ALL = "all"
@@ -122,9 +125,28 @@ def run_suites(
             asked_in = {"asked_in": turns} if "chat" in one.options else {}
             found[label] = {"data": where, **asked_in, **result.figures}
             lines += [{"suite": label, **item} for item in result.items]
+            home = saved.home(run)
+            if result.picture is not None and home is not None:
+                found[label]["picture"] = _drawn(result.picture, home[0], label)
     if out is not None:
         _write(Path(out), lines)
+    settings = {k: v for k, v in given.items()} | ({"max_examples": max_examples} if max_examples else {})
+    settings |= {"shots_from": str(shots_from)} if shots_from is not None else {}
+    kept = saved.keep(run, found, weights=weights_hash(loaded.model), settings=settings)
+    if kept is not None:
+        log.say(f"kept in {kept}")
     return {"run": str(run), "weights": str(loaded.path), "suites": found}
+
+
+def _drawn(picture: Callable[[Path], None], folder: Path, label: str) -> str:
+    """A suite's picture in the run folder; where, or why not."""
+    path = folder / "suites" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', label)}.png"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        picture(path)
+    except OSError as error:  # of a folder that belongs to somebody else: the figures stand without it
+        return f"not written: {error.strerror or error}"
+    return str(path)
 
 
 def _wanted(suite: str | Sequence[str]) -> list[tuple[str, str | None]]:

@@ -72,7 +72,11 @@ def _weights(module: SelfAttention, x_BTD: Tensor, setting: Setting) -> Tensor:
     T, rule = x_BTD.shape[1], setting.rule
     see = cached(rule.pos_BT, T) if rule.pos_BT is not None else rule.visible(T, x_BTD.device)
     scores = (q_BHTd @ k_BHTd.mT / math.sqrt(module.head_dim)).float()
-    return scores.masked_fill(~see.unsqueeze(1), -torch.inf).softmax(-1).nan_to_num(0.0)
+    scores = scores.masked_fill(~see.unsqueeze(1), -torch.inf)
+    if module.sinks is not None:  # they take weight from all keys, and are none
+        sink_BHT1 = module.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        return torch.cat((scores, sink_BHT1), -1).softmax(-1)[..., :-1]
+    return scores.softmax(-1).nan_to_num(0.0)
 
 
 def last_layer(weights: list[Tensor]) -> Tensor:

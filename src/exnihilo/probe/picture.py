@@ -30,12 +30,18 @@ from exnihilo.probe.influence import Influence
 INK, SOFT, GRID = "#1b1f24", "#6b7280", "#e5e7eb"
 COLOURS = ("#1d4ed8", "#9ca3af", "#c2410c", "#15803d", "#7e22ce", "#b45309")
 LEAST = 1e-6  # nats: the floor of logarithmic axes
+FILES = ("distance.png", "map.png", "text.html")
 
 
-def over_distance(found: Mapping[str, Influence], path: Path, *, title: str = "") -> None:
+def over_distance(
+    found: Mapping[str, Influence], path: Path, *, title: str = "", whole: bool = False
+) -> None:
     """Nats against how far back a position lies, both logarithmic: one line a model or measure.
 
     Distances are gathered in bins that widen by a quarter, so that far ones are means over many positions.
+
+    Args:
+        whole: the output is one for all positions: against where a position stands.
     """
     figure = Figure(figsize=(7.2, 4.2), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -45,7 +51,9 @@ def over_distance(found: Mapping[str, Influence], path: Path, *, title: str = ""
         axes.plot(x + 1, np.maximum(y, LEAST), color=colour, marker="o", markersize=3, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xlabel("distance + 1, tokens back (0: the token at the site itself)", color=INK)
+    both = "" if all(one.causal for one in found.values()) else " to either side"
+    where = f"distance + 1, positions{both or ' back'} (1: the position of the output itself)"
+    axes.set_xlabel("position + 1 (there is one output for all)" if whole else where, color=INK)
     axes.set_ylabel("influence, nats (KL)", color=INK)
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -142,3 +150,14 @@ def painted(pieces: Sequence[str], nats_T: np.ndarray) -> Text:
         ink = "white" if share > 0.6 else "black"
         text.append(piece, Style(color=ink, bgcolor="#{:02x}{:02x}{:02x}".format(*ground)))
     return text
+
+
+def page(title: str, body: str) -> str:
+    """The page of a coloured text."""
+    style = "body{font:16px/1.6 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
+    title = html.escape(title)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{style}</style><h1>What the last output reads</h1><p>{title}. The deeper a token's ground, "
+        f"the more the output changes when it is swapped.</p>{body}</html>"
+    )

@@ -1,42 +1,92 @@
-"""`exnihilo probe`: how the first token bears on the last, measured on a run, with pictures.
+"""`exnihilo probe`: how the first input bears on the last output, measured on a run, with pictures.
 
 ::
 
     figures = probe("runs/books", data="books/", texts=8, length=128)
     figures["first_to_last"]             # [mean, low, high] nats, a bootstrap interval over the texts
 
-Texts are cut from documents, all equally long. Three lines are measured: the trained model, the same network
-with random weights, and the trained model on the same tokens in random order (what remains then is not
-syntax). All is in ``RUN/probe/``: influence.json, distance.png, map.png, text.html.
+Texts are cut from documents, all equally long; sounds, pictures and series are those of the run's validation
+split, as its objective encodes them. Three lines are measured: the trained model, the same network with
+random weights, and the trained model on the same content in random order (what remains then is not order). A
+run that was trained on a task whose truth is known is judged by it. All is in ``RUN/probe/``: influence.json,
+distance.png, map.png, and the example itself, coloured (text.html, spectrogram.png, patches.png, series.png).
 
 Key: N texts, T positions
 """
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exnihilo import data as datas
 from exnihilo import log
-from exnihilo.config import DataConfig, RunConfig
-from exnihilo.errors import DataError, UsageError
-from exnihilo.interop.load import load
+from exnihilo.errors import UsageError
+from exnihilo.interop.load import Loaded, load
 from exnihilo.model import build
-from exnihilo.probe import influence, picture
+from exnihilo.objective import registry
+from exnihilo.objective.base import Objective
+from exnihilo.probe import examples, faith, influence, picture, surfaces
+from exnihilo.probe.examples import texts as rows
+from exnihilo.probe.rows import Rows
 from exnihilo.probe.subject import Subject
+from exnihilo.probe.tasks import Task
+from exnihilo.probe.trust import doubts, future, summary
 
 if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
 
-METHODS = ("resampling", "screened", "gradient_norm", "integrated_gradients")
+__all__ = ["LONG", "Vocabulary", "future", "probe", "rows", "summary"]
+
 LONG = 512  # positions from which the map of all pairs would take too long: the last site is screened
+LENGTH = 64  # tokens of a text where none is given
+_SOON = 2.0  # seconds without a word
+
+
+@dataclass
+class Probed:
+    """What is measured: a subject, its examples, and what is known of them."""
+
+    subject: Subject
+    codec: Codec
+    rows: Rows
+    swap: influence.Swap | None
+    draws: int
+    block: int
+    seed: int
+    told: faith.Known | None = None
+    task: Task | None = None
+    ask: list[int] = field(default_factory=list)
+
+    @property
+    def long(self) -> bool:
+        """Whether all pairs would take too long."""
+        return max(self.rows.lengths) >= LONG
+
+    @property
+    def first(self) -> int:
+        """The first position that says anything: no mark."""
+        special = set(self.codec.special_ids)
+        tokens = self.rows.items[0]["tokens"]
+        spoken = (t for t in range(len(tokens)) if self.rows.kind(0, t) or int(tokens[t]) not in special)
+        return next(spoken, 0)
+
+    def measure(self, subject: Subject, what: Rows, name: str) -> influence.Influence:
+        """Influence of all positions on all sites, or of a long text on its last."""
+        progress = _progress(name)
+        if self.long:
+            return influence.screened(
+                subject, what, swap=self.swap, draws=self.draws, seed=self.seed, also=self.ask,
+                progress=progress,
+            )  # fmt: skip
+        return influence.resampling(
+            subject, what, swap=self.swap, draws=self.draws, block=self.block, seed=self.seed,
+            progress=progress,
+        )  # fmt: skip
 
 
 def probe(
@@ -47,6 +97,7 @@ def probe(
     texts: int = 8,
     length: int | None = None,
     draws: int = 2,
+    block: int = 1,
     seed: int = 0,
     device: str = "cpu",
     out: str | Path | None = None,
@@ -55,100 +106,187 @@ def probe(
 
     Args:
         run: a run folder, a checkpoint or a Hugging Face folder.
-        data: where texts come from, as ``data=`` of `train`; default: the run's own validation split.
-        text: one text of your own instead.
-        texts: how many. length: tokens of each, at most the model's context; default: 64, or the context.
-        draws: swaps of each position.
+        data: where examples come from, as ``data=`` of `train`; default: the run's own validation split.
+        text: one text of your own instead; of a run that hears or sees the path of a file.
+        texts: how many. length: positions of each, at most the model's context; default: 64 tokens of a text,
+            all of anything else.
+        draws: swaps of each position. block: neighbours that are swapped together.
         out: the folder; default RUN/probe.
 
     Returns:
         Figures: ``first_to_last`` (mean, low, high; nats), ``reach`` (positions before the last output that
         hold 90% of its influence), ``future`` (the largest influence from a position that must have none),
-        ``untrained`` and ``shuffled`` first_to_last, ``seconds_per_text``, and the files.
+        ``untrained`` and ``shuffled`` first_to_last, ``truth`` (of a run whose truth is known, how the map
+        fares), ``doubts``, ``seconds_per_text``, ``forwards``, and the files.
 
     Raises:
         UsageError: fewer than two tokens, or a length beyond the context.
-        DataError: no text is that long.
+        DataError: no text is that long, or no example can be read.
     """
+    if (length is not None and length < 2) or texts < 1 or draws < 1 or block < 1:
+        raise UsageError(
+            f"length={length}, texts={texts}, draws={draws}, block={block}",
+            expected="length 2, others 1 or above",
+        )
     loaded = load(run, device=device)
-    subject, codec = Subject.of(loaded.model), loaded.codec
-    most = loaded.model.config.context
-    length = min(64, most) if length is None else length
-    if length < 2 or texts < 1 or draws < 1:
-        raise UsageError(
-            f"length={length}, texts={texts}, draws={draws}", expected="length 2, others 1 or above"
-        )
-    if length > most:
-        raise UsageError(
-            f"length={length}, the model's context is {most}",
-            expected=f"at most {most}",
-            next=f"length={most}",
-        )
-    source = [text] if text is not None else _texts(Path(run), data)
-    rows_NT = rows(codec, source, texts, length, encoder=not subject.causal)
-    log.say(f"probe: {len(rows_NT)} texts of {rows_NT.shape[1]} tokens, head {subject.head}")
-    swap = None if len(rows_NT) > 1 else Vocabulary(codec)
+    this = _choose(loaded, Path(run), data, text, texts, length)
+    this.draws, this.block, this.seed = draws, block, seed
+    subject, held = this.subject, this.rows
+    this.ask = [this.first, this.first + 1] if max(held.lengths) > this.first + 1 else [this.first]
+    size = f"{min(held.lengths)} to {max(held.lengths)}"
+    size = str(max(held.lengths)) if min(held.lengths) == max(held.lengths) else size
+    log.say(f"probe: {len(held)} examples of {size} positions, head {subject.head}")
     folder = Path(out) if out is not None else Path(run) / "probe"
     folder.mkdir(parents=True, exist_ok=True)
-    found = _measure(subject, rows_NT, swap, draws, seed)
-    blank = Subject(build(loaded.model.config, seed=seed, device=device), subject.head)
-    mixed_NT = np.stack([np.random.default_rng([seed, n]).permuted(row) for n, row in enumerate(rows_NT)])
+    blank = subject.like(build(loaded.model.config, seed=seed, device=device))
+    found = this.measure(subject, held, "trained")
     lines = {
         "trained": found,
-        "untrained": _measure(blank, rows_NT, swap, draws, seed),
-        "trained, tokens in random order": _measure(subject, mixed_NT, swap, draws, seed),
+        "untrained": this.measure(blank, held, "untrained"),
+        "trained, in random order": this.measure(subject, held.shuffled(seed), "in random order"),
     }
-    title = f"{Path(run).name}: {subject.head}, {len(rows_NT)} texts of {rows_NT.shape[1]} tokens"
-    picture.over_distance(lines, folder / "distance.png", title=title)
-    if len(found.sites) > 1:
-        picture.as_map(found, folder / "map.png", title=title)
-    pieces = [codec.decode([int(t)], skip_special=False) for t in rows_NT[0]]
-    last = np.nan_to_num(found.nats_NQT[0, -1])
-    (folder / "text.html").write_text(_page(title, picture.as_text(pieces, last)), encoding="utf-8")
-    first = 0 if rows_NT[0, 0] not in codec.special_ids else 1  # the first one that says anything
+    title = f"{Path(run).name}: {subject.head}, {len(held)} examples of {size} positions"
+    _draw(this, loaded, lines, folder, title)
     figures: dict[str, Any] = {
         "run": str(run),
         "head": subject.head,
-        "method": "resampling" if rows_NT.shape[1] < LONG else "screened",
-        "texts": len(rows_NT),
-        "length": int(rows_NT.shape[1]),
-        "first_to_last": list(found.at(-1, first)),
+        "whole": subject.single,
+        "method": "screened" if this.long else "resampling",
+        "texts": len(held),
+        "length": max(held.lengths),
+        "first": this.first,
+        "first_to_last": list(found.at(-1, this.first)),
+        "total": list(found.total()),
+        "untrained_total": list(lines["untrained"].total()),
         "reach": found.reach(),
         "future": future(found) if subject.causal else None,
-        "untrained": list(lines["untrained"].at(-1, first)),
-        "shuffled": list(lines["trained, tokens in random order"].at(-1, first)),
-        "seconds_per_text": round(found.seconds / len(rows_NT), 4),
-        "files": [str(path) for path in sorted(folder.iterdir()) if path.suffix in (".png", ".html")],
+        "beyond": _beyond(found, subject.window),
+        "untrained": list(lines["untrained"].at(-1, this.first)),
+        "shuffled": list(lines["trained, in random order"].at(-1, this.first)),
+        "seconds_per_text": round(found.seconds / len(held), 4),
+        "forwards": found.forwards,
+        "truth": _judged(this, found),
     }
+    figures["doubts"] = doubts(figures)
+    figures["files"] = [str(p) for p in sorted(folder.iterdir()) if p.suffix in (".png", ".html")]
     (folder / "influence.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures
 
 
-def _measure(
-    subject: Subject, rows_NT: np.ndarray, swap: influence.Swap | None, draws: int, seed: int
-) -> influence.Influence:
-    if rows_NT.shape[1] < LONG:
-        return influence.resampling(subject, rows_NT, swap=swap, draws=draws, seed=seed)
-    first = influence.screened(subject, rows_NT, swap=swap, draws=draws, seed=seed)
-    missing = np.isnan(first.nats_NQT[:, 0, :2]).any()
-    if not missing:
-        return first
-    chosen = [
-        sorted({0, 1, *np.flatnonzero(~np.isnan(row)).tolist()}) for row in first.nats_NQT[:, 0]
-    ]  # the first tokens are what is asked about, whatever the screen says
-    return influence.resampling(
-        subject, rows_NT, swap=swap, sites=[-1], positions=chosen, draws=draws, seed=seed
+def _choose(loaded: Loaded, run: Path, data: Any, text: str | None, count: int, length: int | None) -> Probed:
+    """The subject, and the examples that it is probed with."""
+    codec, model = loaded.codec, loaded.model
+    context = model.config.context
+    if length is not None and length > context:
+        raise UsageError(
+            f"length={length}, the model's context is {context}",
+            expected=f"at most {context}",
+            next=f"length={context}",
+        )
+    objective = _speaks(loaded)
+    if objective is not None:
+        subject = Subject.of(model, objective)
+        source = examples.examples(run, data, objective)
+        if text is not None:
+            source = _with(examples.one(objective, text), run, data, objective)
+        held = examples.encoded(objective, codec, model, source, count)
+        return Probed(subject, codec, held if length is None else held.cut(length), None, 2, 1, 0)
+    subject = Subject.of(model)
+    task = examples.task_of(run) if data is None and text is None else None
+    if task is not None and task.length <= context + 1:
+        told = faith.known(task, count, codec=codec)
+        swap = influence.Others(told.rows_NT, told.classes_V)
+        return Probed(subject, codec, Rows.of(told.rows_NT), swap, 2, 1, 0, told, task)
+    found = [text] if text is not None else (str(e["text"]) for e in examples.examples(run, data, None))
+    rows_NT = rows(codec, found, count, length or min(LENGTH, context), encoder=not subject.causal)
+    swap = None if len(rows_NT) > 1 else Vocabulary(codec)
+    return Probed(subject, codec, Rows.of(rows_NT), swap, 2, 1, 0)
+
+
+def _with(mine: Mapping[str, Any], run: Path, data: Any, objective: Objective) -> Iterable[Mapping[str, Any]]:
+    """The example that is asked about, and others, whose positions its own are swapped for."""
+    yield mine
+    if data is not None or (run / "config.toml").exists():
+        yield from examples.examples(run, data, objective)
+
+
+def _speaks(loaded: Loaded) -> Objective | None:
+    """The objective of a run, where it says how inputs are read or outputs are meant; None: texts in, and a
+    distribution over the vocabulary out."""
+    saved = loaded.objective
+    if saved is None:
+        return None
+    heads = set(loaded.model.config.outputs)
+    if not loaded.model.config.inputs and heads & {"tokens", "mlm"}:
+        return None
+    return registry.create(
+        saved["objective"],
+        saved.get("options") or {},
+        length=saved.get("length") or loaded.model.config.context,
+        facts=saved.get("facts") or {},
     )
 
 
-def future(found: influence.Influence) -> float:
-    """The largest influence of a position on a site before it: exactly 0, or the model leaks."""
-    worst = 0.0
-    for q, site in enumerate(found.sites):
-        after = found.nats_QT[q, site + 1 :] if site >= 0 else np.zeros(0)
-        if after.size and not np.isnan(after).all():
-            worst = max(worst, float(np.nanmax(after)))
-    return worst
+def _draw(
+    this: Probed, loaded: Loaded, lines: Mapping[str, influence.Influence], folder: Path, title: str
+) -> None:
+    """All pictures."""
+    for old in (*picture.FILES, *surfaces.FILES):
+        (folder / old).unlink(missing_ok=True)
+    found = lines["trained"]
+    picture.over_distance(lines, folder / "distance.png", title=title, whole=this.subject.single)
+    if len(found.sites) > 1:
+        picture.as_map(found, folder / "map.png", title=title)
+    length = this.rows.lengths[0]
+    last_T = np.nan_to_num(found.on(-1)[0][0])[:length]
+    if not this.rows.inputs:
+        pieces = [this.codec.decode([int(t)], skip_special=False) for t in this.rows.items[0]["tokens"]]
+        page = picture.page(title, picture.as_text(pieces, last_T))
+        (folder / "text.html").write_text(page, encoding="utf-8")
+        return
+    surfaces.draw(this.rows.items[0], this.rows.inputs, last_T, folder, this.subject, title=title)
+
+
+def _judged(this: Probed, found: influence.Influence) -> dict[str, Any] | None:
+    """How the map fares where the truth is known."""
+    if this.told is None or this.task is None:
+        return None
+    method = "screened" if this.long else "resampling"
+    right = faith.accuracy(this.subject, this.told)
+    held = faith.score(found, this.told, method=method, task=this.task.name, right=right)
+    return {
+        "task": this.task.name,
+        "accuracy": held.accuracy,
+        "hit": held.hit,
+        "false_positives": held.false_positives,
+        "nats": held.nats,
+        "trusted": held.trusted,
+        "verdict": held.verdict,
+    }
+
+
+def _beyond(found: influence.Influence, window: int | None) -> float | None:
+    """The largest influence from farther than window × layers, which must be 0; None where all is seen."""
+    if window is None or found.sites[0] < 0:
+        return None
+    nats_QT = np.nan_to_num(found.nats_QT)
+    far_QT = np.abs(np.array(found.sites)[:, None] - np.arange(nats_QT.shape[1])) > window
+    return float(nats_QT[far_QT].max()) if far_QT.any() else None
+
+
+def _progress(name: str) -> Callable[[int, int], None]:
+    """Says how far it is, each two seconds."""
+    import time
+
+    last = time.monotonic()
+
+    def tell(done: int, count: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SOON and done < count:
+            last = time.monotonic()
+            log.say(f"probe: {name}, {done} of {count}")
+
+    return tell
 
 
 class Vocabulary:
@@ -162,88 +300,3 @@ class Vocabulary:
         """Another token."""
         choices = self._ids[self._ids != tokens[position]]
         return int(random.choice(choices)) if len(choices) else int(tokens[position])
-
-
-def rows(codec: Codec, texts: Iterable[str], count: int, length: int, *, encoder: bool = False) -> np.ndarray:
-    """Token ids (N, T) of the beginnings of the first `count` texts that are long enough.
-
-    A single shorter text gives a shorter row.
-
-    Raises:
-        DataError: no text is long enough.
-    """
-    out: list[list[int]] = []
-    ids: list[int] = []
-    longest, seen = 0, 0
-    for text in texts:
-        ids = codec.encode(text)
-        seen += 1
-        if encoder and codec.cls_id is not None and codec.sep_id is not None:
-            ids = [codec.cls_id, *ids[: length - 2], codec.sep_id]
-        else:
-            ids = [codec.bos_id, *ids]
-        longest = max(longest, len(ids))
-        if len(ids) >= length:
-            out.append(ids[:length])
-        if len(out) == count:
-            break
-    if not out and seen == 1 and longest > 1:
-        return np.array([ids], np.int64)
-    if not out:
-        raise DataError(
-            f"none of {seen:,} texts has {length} tokens; the longest has {longest}",
-            expected="longer texts, or a smaller length",
-            next=f"length={max(2, longest)}",
-        )
-    return np.array(out, np.int64)
-
-
-def _texts(run: Path, data: Any) -> Iterator[str]:
-    config: DataConfig
-    side, val = "val", None
-    if data is not None:
-        config, side = RunConfig.model_validate({"data": data}).data, "train"
-    else:
-        config, val = _own(run)
-    for example in islice(datas.examples(config, val, side, roles=("text",)), 20_000):
-        yield str(example["text"])
-
-
-def _own(run: Path) -> tuple[DataConfig, DataConfig | None]:
-    """The data of a run folder, by its config.toml."""
-    import tomllib
-
-    path = next((p / "config.toml" for p in (run, *run.parents) if (p / "config.toml").exists()), None)
-    if path is None:
-        raise UsageError(
-            f"{run} does not say what it was trained on",
-            expected="data=PATH, or a text",
-            next='e.g. exnihilo probe RUN data=books/ or exnihilo probe RUN "a text"',
-        )
-    held: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    parts = {key: held[key] for key in ("data", "val") if key in held}
-    config = RunConfig.model_validate(parts)
-    return config.data, config.val
-
-
-def _page(title: str, body: str) -> str:
-    style = "body{font:16px/1.6 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
-    title = html.escape(title)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{style}</style><h1>What the last output reads</h1><p>{title}. The deeper a token's ground, "
-        f"the more the output after the last token changes when it is swapped.</p>{body}</html>"
-    )
-
-
-def summary(figures: Mapping[str, Any]) -> Sequence[str]:
-    """The figures in words."""
-    mean, low, high = figures["first_to_last"]
-    lines = [
-        f"from the first token to the last of {figures['length']}: {mean:.4f} nats [{low:.4f}, {high:.4f}]",
-        f"untrained {figures['untrained'][0]:.4f}, tokens in random order {figures['shuffled'][0]:.4f}",
-        f"90% of what the last output reads lies within {figures['reach']} positions",
-    ]
-    if figures["future"] is not None:
-        lines.append(f"from the future: {figures['future']:g} nats")
-    return lines

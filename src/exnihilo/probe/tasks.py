@@ -1,216 +1,28 @@
-"""Tasks whose truth is known: which input positions an answer depends on, and which it cannot depend on.
+"""Tasks whose truth is known, by which a measure is judged (`faith.py`): those of `world/recalls.py`, which
+also make the data of the recipe ``recall``.
 
 ::
 
     task = make("associative_recall", length=64)
-    lesson = task.draw(np.random.default_rng(0))    # tokens, the answer's place, the positions that matter
-
-They train small models to depend on something far away (`recipes`), and are what the probe is judged by: a
-map is to be trusted where it finds these positions and no others (`faith.py`). Tokens are ids: `MARK`,
-`ASK` and `END` are signs, the others values, in classes that a swap stays in.
-
-    copy_first          x ....... ?            -> x       the first token
-    copy_last           ....... x ?            -> x       the last one
-    copy_marked         .... ! x .... ?        -> x       the one behind the mark
-    associative_recall  k v k v k v ? k        -> v       the value of the key that is asked for
-    induction           .. a b ..... a         -> b       what followed the same token before
-    needle              .... k v .... ? k      -> v       one pair in a text of others
-    variable_tracking   a=3 b=a ... ? b        -> 3       through assignments of variables to variables
-
-Sources: Arora et al. 2023 (MQAR, arXiv:2312.04927); Olsson et al. 2022 (induction, arXiv:2209.11895);
-Hsieh et al. 2024 (RULER, arXiv:2404.06654).
-
-Key: T positions
+    rows_NT, lessons = task.rows(32, seed=10_000)
+    lessons[0].truth, lessons[0].idle
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from exnihilo.world.recalls import (
+    ASK,
+    IS,
+    LENGTH,
+    MARK,
+    NAMES,
+    PAD,
+    SIGNS,
+    Lesson,
+    Maker,
+    Task,
+    make,
+    parse,
+)
 
-import numpy as np
-
-from exnihilo.errors import UsageError, nearest
-
-PAD, ASK, MARK, IS = 0, 1, 2, 3
-SIGNS = 4
-"""Ids below it are signs; values (and keys, where a task has them) follow."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One text of a task.
-
-    Attributes:
-        tokens_T: ids; the answer is the last one, and what it is predicted from is all before it.
-        truth: positions that the answer depends on: swapping one of them changes the right answer.
-        idle: positions that it cannot depend on: whatever stands there, the right answer is the same.
-    """
-
-    tokens_T: np.ndarray
-    truth: tuple[int, ...]
-    idle: tuple[int, ...]
-
-    @property
-    def answer(self) -> int:
-        """The right last token."""
-        return int(self.tokens_T[-1])
-
-
-@dataclass(frozen=True)
-class Task:
-    """A family of texts of one length.
-
-    Attributes:
-        length: tokens of a text, the answer included.
-        vocabulary: ids from 0.
-        classes_V: class of each id; a swap stays in it. Signs have classes of their own.
-        chance: share of right answers by guessing among the values.
-    """
-
-    name: str
-    length: int
-    vocabulary: int
-    classes_V: np.ndarray
-    chance: float
-    make: Callable[[np.random.Generator], Lesson]
-
-    def draw(self, random: np.random.Generator) -> Lesson:
-        """One text."""
-        return self.make(random)
-
-    def rows(self, count: int, seed: int = 0) -> tuple[np.ndarray, list[Lesson]]:
-        """`count` texts as an array (count, length), and with their truth; a pure function of the seed."""
-        lessons = [self.draw(np.random.default_rng([seed, n])) for n in range(count)]
-        return np.stack([lesson.tokens_T for lesson in lessons]), lessons
-
-
-def make(name: str, *, length: int, values: int = 16, keys: int = 16) -> Task:
-    """A task by name.
-
-    Args:
-        length: tokens of a text.
-        values: different values. keys: different keys, or names of variables.
-
-    Raises:
-        UsageError: no such task, or too short a text for it.
-    """
-    if name not in NAMES:
-        raise UsageError(f"there is no task {name!r}", expected=nearest(name, NAMES))
-    least = {"copy_marked": 4, "associative_recall": 6, "induction": 5, "needle": 6, "variable_tracking": 12}
-    if length < least.get(name, 3) or values < 2 or keys < 2:
-        raise UsageError(
-            f"{name} in {length} tokens with {values} values and {keys} keys",
-            expected=f"at least {least.get(name, 3)} tokens and two of each",
-        )
-    classes_V = np.concatenate([np.arange(SIGNS), np.full(values, SIGNS), np.full(keys, SIGNS + 1)])
-    value = _Range(SIGNS, values)
-    key = _Range(SIGNS + values, keys)
-    maker = NAMES[name]
-    return Task(
-        name,
-        length,
-        SIGNS + values + keys,
-        classes_V,
-        1 / values,
-        lambda random: maker(random, length, value, key),
-    )
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Ids of one class."""
-
-    first: int
-    count: int
-
-    def draw(self, random: np.random.Generator, size: int) -> np.ndarray:
-        return random.integers(self.first, self.first + self.count, size)
-
-    def different(self, random: np.random.Generator, size: int) -> np.ndarray:
-        return self.first + random.permutation(self.count)[:size]
-
-
-def _copy(random: np.random.Generator, length: int, value: _Range, key: _Range, at: int) -> Lesson:
-    del key
-    tokens = value.draw(random, length)
-    tokens[-2], tokens[-1] = ASK, tokens[at]
-    rest = tuple(t for t in range(length - 2) if t != at)
-    return Lesson(tokens, (at,), rest)
-
-
-def _copy_first(random: np.random.Generator, length: int, value: _Range, key: _Range) -> Lesson:
-    return _copy(random, length, value, key, 0)
-
-
-def _copy_last(random: np.random.Generator, length: int, value: _Range, key: _Range) -> Lesson:
-    return _copy(random, length, value, key, length - 3)
-
-
-def _copy_marked(random: np.random.Generator, length: int, value: _Range, key: _Range) -> Lesson:
-    del key
-    tokens = value.draw(random, length)
-    at = int(random.integers(1, length - 2))
-    tokens[at - 1], tokens[-2], tokens[-1] = MARK, ASK, tokens[at]
-    return Lesson(tokens, (at,), tuple(t for t in range(length - 2) if t not in (at, at - 1)))
-
-
-def _pairs(length: int, key: _Range) -> int:
-    return min((length - 3) // 2, key.count)
-
-
-def _associative_recall(random: np.random.Generator, length: int, value: _Range, key: _Range) -> Lesson:
-    pairs = _pairs(length, key)
-    tokens = np.full(length, PAD)
-    start = length - 3 - 2 * pairs
-    tokens[start : start + 2 * pairs : 2] = key.different(random, pairs)
-    tokens[start + 1 : start + 2 * pairs : 2] = value.draw(random, pairs)
-    which = start + 2 * int(random.integers(pairs))
-    tokens[-3], tokens[-2], tokens[-1] = ASK, tokens[which], tokens[which + 1]
-    idle = tuple(t for t in range(start + 1, start + 2 * pairs, 2) if t != which + 1)
-    return Lesson(tokens, (which + 1,), idle)
-
-
-def _induction(random: np.random.Generator, length: int, value: _Range, key: _Range) -> Lesson:
-    tokens = value.draw(random, length)
-    at = int(random.integers(0, length - 3))
-    sign = int(key.draw(random, 1)[0])  # of a class of its own, so that it stands twice only
-    tokens[at], tokens[-2], tokens[-1] = sign, sign, tokens[at + 1]
-    return Lesson(tokens, (at + 1,), tuple(t for t in range(length - 2) if t not in (at, at + 1)))
-
-
-def _needle(random: np.random.Generator, length: int, value: _Range, key: _Range) -> Lesson:
-    tokens = value.draw(random, length)
-    at = int(random.integers(0, length - 4))
-    sign = int(key.draw(random, 1)[0])
-    tokens[at], tokens[-3], tokens[-2], tokens[-1] = sign, ASK, sign, tokens[at + 1]
-    return Lesson(tokens, (at + 1,), tuple(t for t in range(length - 3) if t not in (at, at + 1)))
-
-
-def _variable_tracking(random: np.random.Generator, length: int, value: _Range, key: _Range) -> Lesson:
-    """Statements ``name IS value`` and ``name IS name``; one chain of two steps is asked for."""
-    statements = min((length - 3) // 3, key.count)
-    names = key.different(random, statements)
-    first, second = sorted(random.permutation(statements)[:2].tolist())
-    tokens = np.full(length, PAD)
-    start = length - 3 - 3 * statements
-    held = value.draw(random, statements)
-    for s in range(statements):
-        right = names[first] if s == second else held[s]
-        tokens[start + 3 * s : start + 3 * s + 3] = (names[s], IS, right)
-    tokens[-3], tokens[-2], tokens[-1] = ASK, names[second], held[first]
-    where = start + 3 * first + 2
-    idle = tuple(start + 3 * s + 2 for s in range(statements) if s not in (first, second))
-    return Lesson(tokens, (where,), idle)
-
-
-Maker = Callable[[np.random.Generator, int, _Range, _Range], Lesson]
-NAMES: dict[str, Maker] = {
-    "copy_first": _copy_first,
-    "copy_last": _copy_last,
-    "copy_marked": _copy_marked,
-    "associative_recall": _associative_recall,
-    "induction": _induction,
-    "needle": _needle,
-    "variable_tracking": _variable_tracking,
-}
+__all__ = ["ASK", "IS", "LENGTH", "MARK", "NAMES", "PAD", "SIGNS", "Lesson", "Maker", "Task", "make", "parse"]

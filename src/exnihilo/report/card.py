@@ -19,11 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from exnihilo.eval import saved
 from exnihilo.interop import hf
 from exnihilo.interop.files import read_json
 from exnihilo.interop.load import Loaded
 from exnihilo.model.family import find
 from exnihilo.report.folder import RunFolder, open_run
+from exnihilo.train.lineage import weights_hash
 
 NAME = "README.md"
 _SET = re.compile(r"^(\w+) = (.*?)  ?# (.+)$")
@@ -70,7 +72,7 @@ def card(run: Path, loaded: Loaded, proof: Sequence[str] = (), architecture: str
                 _use(loaded, architecture),
                 "## Data\n\n" + _data(folder),
                 "## Training\n\n" + _training(folder, run),
-                "## Evaluation\n\n" + _evaluation(folder, run),
+                "## Evaluation\n\n" + _evaluation(folder, run, loaded),
                 "## Limits\n\n" + _limits(folder, loaded),
                 *(["## Proof of the export\n\n" + "\n".join(f"- {line}" for line in proof)] if proof else []),
             ]
@@ -217,7 +219,7 @@ def _chosen(text: str) -> Iterator[tuple[str, str, str]]:
             yield section + found[1], found[2], found[3]
 
 
-def _evaluation(folder: RunFolder, run: Path) -> str:
+def _evaluation(folder: RunFolder, run: Path, loaded: Loaded) -> str:
     parts = []
     last = {
         name.removeprefix("val_"): values[-1]
@@ -248,6 +250,8 @@ def _evaluation(folder: RunFolder, run: Path) -> str:
             seeds = f", {len(found['seeds'])} seeds" if found.get("seeds") else ""
             examples = f"{found.get('examples', '?')} examples{seeds}"
             parts.append(f"Against the control, {examples}:\n\n" + _table(heads, rows))
+    if suites := list(saved.rows(saved.kept(run, weights_hash(loaded.model)))):
+        parts.append("Suites (`exnihilo eval --suite`):\n\n" + _table(saved.HEAD, suites))
     return "\n\n".join(parts) or "None is on record."
 
 

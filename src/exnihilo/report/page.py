@@ -16,6 +16,7 @@ from typing import Any
 from jinja2.sandbox import SandboxedEnvironment
 
 from exnihilo.errors import ExNihiloError
+from exnihilo.eval import saved
 from exnihilo.report import plot, stages
 from exnihilo.report.folder import RunFolder, open_run
 
@@ -62,7 +63,7 @@ def html(run: RunFolder) -> str:
         tiles=_tiles(run),
         picture=picture,
         picture_text=", ".join(f"{name} {value}" for name, value in _tiles(run)),
-        tables=extra.get("tables", []),
+        tables=[*extra.get("tables", []), *_suites(run.path)],
         samples=samples(run.path),
         data=rows_of(run.data),
         events=[(f"step {row.get('step', '')}", _event(row)) for row in run.events],
@@ -134,6 +135,13 @@ def rows_of(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 def _event(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in row.items() if name not in ("kind", "step"))
+
+
+def _suites(path: Path) -> list[dict[str, Any]]:
+    """What `exnihilo eval --suite` found, as a table; none where nothing was asked."""
+    found = list(saved.rows(saved.kept(path)))
+    note = "exnihilo eval --suite; each result is of the weights of its day"
+    return [{"title": "Suites", "note": note, "head": saved.HEAD, "rows": found}] if found else []
 
 
 def _quickstart(path: Path) -> dict[str, Any]:

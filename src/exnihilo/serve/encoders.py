@@ -12,7 +12,7 @@ Reference: https://docs.cohere.com/reference/rerank (rerank), docs/encoder_servi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exnihilo.errors import MissingExtra
@@ -60,7 +60,7 @@ def router(shelf: Shelf, settings: Settings) -> APIRouter:
     """
     try:
         from fastapi import APIRouter, Request
-        from starlette.responses import JSONResponse, Response
+        from starlette.responses import Response
     except ImportError:
         raise MissingExtra.of("fastapi", "serve") from None
 
@@ -88,7 +88,7 @@ def router(shelf: Shelf, settings: Settings) -> APIRouter:
         work = ask(served, settings, given, param="documents", truncate=bool(asked.truncate))
         note(request, asked.user)
         found, tokens = await sse.until_gone(request, work)
-        return JSONResponse(ranked(served.name, asked, found, tokens))
+        return await written(given, lambda: ranked(served.name, asked, found, tokens))
 
     async def answer(request: Request) -> Response:
         """Where a text answers a question."""
@@ -130,8 +130,17 @@ def router(shelf: Shelf, settings: Settings) -> APIRouter:
         work = ask(served, settings, given, param=param, truncate=truncate, top_k=top_k)
         note(request, asked.user)
         found, tokens = await sse.until_gone(request, work)
-        data = [{"index": i, **_shown(path, each)} for i, each in enumerate(found)]
-        return JSONResponse({"object": "list", "model": served.name, "data": data, "usage": _usage(tokens)})
+
+        def built() -> dict[str, Any]:
+            data = [{"index": i, **_shown(path, each)} for i, each in enumerate(found)]
+            return {"object": "list", "model": served.name, "data": data, "usage": _usage(tokens)}
+
+        return await written(given, built)
+
+    async def written(given: Sequence[Mapping[str, Any]], built: Callable[[], dict[str, Any]]) -> Response:
+        """An answer as JSON, made in another thread where it is long."""
+        whole = await writing.aside(_size(given), lambda: writing.encoded(built()))
+        return Response(whole, media_type="application/json")
 
     added: tuple[tuple[str, Any, Any, Any], ...] = (
         (CLASSIFY, classify, shapes.ClassifyRequest, shapes.ClassList),
@@ -151,8 +160,10 @@ def model_for(shelf: Shelf, name: str, path: str) -> Served:
     """The encoder of that name, if it answers at this address.
 
     Raises:
-        ApiError: 404 there is none, 400 it does something else; says what and where.
+        ApiError: 404 there is none, 400 it does something else (says what and where), 503 the server is going
+            down.
     """
+    writing.check_open(shelf)
     served = writing.find(shelf, name, "encoder")
     where = endpoints(served)
     if path not in where or served.batcher is None:
@@ -223,6 +234,11 @@ def ranked(
             one["cut"] = found[i]["cut"]
         results.append(one)
     return {"object": "list", "model": name, "results": results, "usage": _usage(tokens)}
+
+
+def _size(given: Sequence[Mapping[str, Any]]) -> int:
+    """How much an answer has to tell, in characters: about what was given, and a hundred an example."""
+    return sum(100 + sum(len(str(value)) for value in each.values()) for each in given)
 
 
 def _shown(path: str, prediction: Mapping[str, Any]) -> dict[str, Any]:

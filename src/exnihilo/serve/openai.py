@@ -52,10 +52,13 @@ def router(shelf: Shelf, settings: Settings) -> APIRouter:
         served = writing.find(shelf, asked.model, "decoder")
         check_stream(asked)
         note(request, asked.user)
+        if asked.max_tokens == 0 and not asked.echo:
+            raise ApiError("max_tokens=0 without echo: nothing would come back", param="max_tokens")
         prompts = await prompts_of(served, asked.prompt)
         job = await writing.job_of(
-            served, settings, asked, prompts=prompts, param="prompt", most=asked.max_tokens, default=16,
-            top=asked.logprobs, structure=writing.structure_of(asked),
+            served, settings, asked, prompts=prompts, param="prompt", default=16,
+            most=1 if asked.max_tokens == 0 else asked.max_tokens,  # one is drawn, and not shown
+            top=asked.logprobs, structure=writing.structure_of(asked), scored=bool(asked.echo),
         )  # fmt: skip
         made = Completions(served, asked, job)
         ticket = writing.submit(shelf, served, job)
@@ -97,6 +100,7 @@ def router(shelf: Shelf, settings: Settings) -> APIRouter:
         """Vectors of texts."""
         asked = await read(request, schemas.EmbeddingRequest)
         note(request, asked.user)
+        writing.check_open(shelf)
         served = writing.find(shelf, asked.model, "encoder")
         whole = await sse.until_gone(request, embed(served, asked, settings))
         return Response(whole, media_type="application/json")
@@ -191,6 +195,13 @@ async def embed(served: Served, asked: schemas.EmbeddingRequest, settings: Setti
         raise ApiError(
             f"{served.name} was trained for {served.task or 'another task'}, not for embeddings",
             param="model",
+        )
+    width = served.loaded.model.config.width
+    if asked.dimensions is not None and asked.dimensions != width:
+        raise ApiError(
+            f"dimensions is {asked.dimensions}; {served.name} gives vectors of {width} numbers and was not "
+            "trained so that fewer of them could be used alone",
+            param="dimensions",
         )
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     if not texts:

@@ -56,8 +56,10 @@ class CompletionRequest(Sampled):
     """Goes on with a text."""
 
     prompt: str | list[str] | list[Id] | list[list[Id]] = Field(description="texts, or token ids")
-    max_tokens: int | None = Field(None, ge=1, description="default 16")
-    echo: bool | None = Field(None, description="the prompt stands before the text")
+    max_tokens: int | None = Field(None, ge=0, description="default 16; 0 only with echo")
+    echo: bool | None = Field(
+        None, description="the prompt stands before the text, and its tokens before the text's in logprobs"
+    )
     logprobs: int | None = Field(None, ge=0, le=20, description="the likeliest tokens at each place")
 
 
@@ -226,6 +228,7 @@ class EmbeddingRequest(Strict):
     model: str = Field(min_length=1, max_length=500)
     input: str | list[str] = Field(description="one text or several")
     encoding_format: Literal["float", "base64"] | None = Field(None, description="default float")
+    dimensions: int | None = Field(None, ge=1, description="of a vector; only what the model has")
     user: str | None = Field(None, max_length=500)
 
 

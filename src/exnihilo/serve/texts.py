@@ -20,7 +20,7 @@ from exnihilo.infer.stops import Stops
 
 if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
-    from exnihilo.infer.request import Token
+    from exnihilo.infer.request import Scored, Token
 
 Finish = Literal["stop", "length"]
 
@@ -52,6 +52,7 @@ class Piece:
         tokens: drawn since the last piece.
         facts: of the tokens whose text this is, where they were asked for.
         reason: why the text is over; None: more will come.
+        prompt: with a text's first piece, the prompt's tokens where they were asked for.
     """
 
     index: int
@@ -59,6 +60,7 @@ class Piece:
     tokens: int = 0
     facts: list[Fact] = field(default_factory=list)
     reason: Finish | None = None
+    prompt: Sequence[Scored] = ()
 
     def join(self, later: Piece) -> None:
         """Adds a later piece of the same text."""
@@ -91,7 +93,7 @@ class Growing:
 
     def push(self, token: Token) -> Piece:
         """Add a token. After a piece with a reason no more may come."""
-        piece = Piece(self._index, tokens=1)
+        piece = Piece(self._index, tokens=1, prompt=token.prompt)
         ended = token.id in self._ends
         text = "" if ended or token.id >= self._vocabulary else self._streamer.push(token.id)
         if self._told and not ended:

@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from exnihilo.codec.base import ByteCodec
 from exnihilo.errors import ExNihiloError
@@ -39,6 +39,11 @@ T = TypeVar("T")
 _LONG = 4096  # characters: more are tokenized in another thread
 _STOPS = 16
 _COMPILE = 16  # structures that may wait to be compiled
+
+
+class _Listed(Protocol):
+    @property
+    def top(self) -> Sequence[tuple[int, float]]: ...
 
 
 class _Compiling:
@@ -100,6 +105,7 @@ async def job_of(
     default: int | None,
     top: int | None,
     structure: Mapping[str, Any] | None = None,
+    scored: bool = False,
 ) -> Job:
     """A request to a decoder, checked in full.
 
@@ -108,6 +114,7 @@ async def job_of(
         most: tokens of a text that were asked for; None: `default`, or as many as there is room for.
         top: likeliest tokens to tell of at each place; None: tokens are not told of.
         structure: what texts must look like, as `infer.structure.constraint` takes it.
+        scored: where tokens are told of, those of the prompts are, too.
 
     Raises:
         ApiError: 400 with the parameter's name.
@@ -144,7 +151,7 @@ async def job_of(
         requests = [
             Request(
                 ids, most, sampling, n=n, seed=seed, number=i * n, stop_ids=ends,
-                **_extras(top, compiled),
+                scored=scored and top is not None, **_extras(top, compiled),
             )
             for i, ids in enumerate(prompts)
         ]  # fmt: skip
@@ -230,14 +237,19 @@ async def compile_structure(served: Served, spec: Mapping[str, Any]) -> Any:
         _compiling.waiting -= 1
 
 
+def check_open(shelf: Shelf) -> None:
+    """Raises ApiError (503) where the server is going down."""
+    if shelf.draining:
+        raise ApiError("the server is going down", status=503, code="shutting_down", retry=5)
+
+
 def submit(shelf: Shelf, served: Served, job: Job) -> Ticket:
     """Put a job before its model.
 
     Raises:
         ApiError: 429 too many wait; 503 the server is going down.
     """
-    if shelf.draining:
-        raise ApiError("the server is going down", status=503, code="shutting_down", retry=5)
+    check_open(shelf)
     assert served.worker is not None
     ticket = served.worker.submit(job)
     if shelf.metrics is not None:
@@ -290,9 +302,9 @@ def fingerprint(served: Served) -> str:
     return f"{served.path.name}-{served.created}"
 
 
-def told(facts: Sequence[Sequence[Fact]]) -> int:
+def told(facts: Sequence[Sequence[_Listed]]) -> int:
     """How much there is to tell of tokens, as `aside` counts: about 20 characters each."""
-    return sum(20 * (1 + len(mine[0].top)) * len(mine) for mine in facts if mine)
+    return sum(20 * (1 + len(mine[-1].top)) * len(mine) for mine in facts if mine)
 
 
 def encoded(answer: Mapping[str, Any]) -> bytes:

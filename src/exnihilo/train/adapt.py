@@ -7,8 +7,9 @@
     ...                                       # train: only adapters and heads have gradients
     tensors = adapters.merged(tensors)        # W + alpha/rank · B A, under the model's own names
 
-LoRA: Hu et al. 2021, arXiv:2106.09685; the modules are peft's. Everything keeps its place in checkpoints, so
-a cut run goes on; what is exported is an ordinary model.
+LoRA: Hu et al. 2021, arXiv:2106.09685; the modules are peft's. With four bits (QLoRA, Dettmers et al. 2023,
+arXiv:2305.14314) the frozen matrices beside them are `nn.quantised`. Everything keeps its place in
+checkpoints, so a cut run goes on; what is exported is an ordinary model.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from exnihilo import log
 from exnihilo.config import LoraConfig, TuneConfig
 from exnihilo.errors import ConfigError, MissingExtra, nearest
 from exnihilo.interop.adapters import merge, scale_of
+from exnihilo.nn.quantised import Quantised
 from exnihilo.optim.groups import level
 
 NAME = "default"  # of the one adapter
@@ -73,7 +75,7 @@ class Adapters:
     def put(cls, model: nn.Module, config: LoraConfig, seed: int) -> Adapters:
         """Put adapters beside linear layers of the trunk, and freeze the embeddings and the trunk itself.
 
-        The model computes what it did: B begins at zero.
+        The model computes what it did: B begins at zero. With ``bits=4`` nearly so: its matrices are rounded.
 
         Raises:
             MissingExtra: peft is not installed.
@@ -104,6 +106,10 @@ class Adapters:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inject_adapter_in_model(settings, model, adapter_name=NAME)
+        if config.bits is not None:
+            for name in names:
+                layer: Any = model.get_submodule(name)
+                layer.base_layer = Quantised.of(layer.base_layer)
         for name, p in model.named_parameters():
             if ".lora_" in name:
                 p.requires_grad_(True)
@@ -124,8 +130,10 @@ def adapt(model: nn.Module, config: TuneConfig, depth: int, seed: int) -> Adapte
         return None
     freeze(model, config.freeze, depth)
     adapters = Adapters.put(model, config.lora, seed) if config.lora is not None else None
-    every = sum(p.numel() for p in model.parameters())
+    coded = [m for m in model.modules() if isinstance(m, Quantised)]
+    every = sum(p.numel() for p in model.parameters()) + sum(m.in_features * m.out_features for m in coded)
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
     kind = f"adapters of rank {config.lora.rank}" if config.lora is not None else f"frozen: {config.freeze}"
+    kind += f", beside {len(coded)} matrices in 4 bits" if coded else ""
     log.say(f"tune: {learns:,} of {every:,} parameters learn ({kind})")
     return adapters

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from exnihilo.data.collate import simplify
 from exnihilo.data.order import Order
+from exnihilo.environment import one_thread
 from exnihilo.errors import DataError
 from exnihilo.objective import draws
 from exnihilo.objective.base import Objective
@@ -91,7 +92,7 @@ class Batches:
         self.rows_per_step, self.micro_rows = rows_per_step, micro_rows
         self.rank, self.world, self.pin = rank, world, pin
         self.codec, self.seed = codec, seed
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=one_thread)
         self._ready: dict[int, Future[Step]] = {}
 
     def make(self, step: int) -> Step:

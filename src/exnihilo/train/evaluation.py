@@ -24,6 +24,7 @@ from exnihilo.objective.base import Objective
 from exnihilo.parallel import fsdp
 from exnihilo.parallel.compile import compiled
 from exnihilo.parallel.mesh import World
+from exnihilo.probe.during import watch
 from exnihilo.train import replies as answering
 from exnihilo.train.budget import Budget
 from exnihilo.train.checkpoint import name_of, write_text
@@ -147,7 +148,7 @@ class Evaluator:
         Args:
             over: the run is: replies follow in `last`.
         """
-        figures = self._losses(state, max_tokens)
+        figures = {**self._losses(state, max_tokens), **self._influence()}
         if self.replies is None or over:
             return figures
         first = state.step == 0
@@ -225,6 +226,16 @@ class Evaluator:
                 share = 1.0 if max_tokens is None else max_tokens / max(1, self.dataset.tokens)
                 found.update(self.examples.measure(self.world.device, dtype, share))
         return {f"val_{key}": float(value) for key, value in found.items()}
+
+    def _influence(self) -> dict[str, float]:
+        """How far back outputs read, of a few examples of the validation split, where it is asked for."""
+        if not self.config.eval.probe or self.dataset is None:
+            return {}
+        with self._quiet():
+            found = watch(
+                self.model, self.objective, self.dataset, self.codec, texts=self.config.eval.probe
+            )
+        return {f"val_{key}": value for key, value in found.items()}
 
     def conclude(self, state: State) -> dict[str, float]:
         """After the last step of a downstream type: calibrate, and the metrics of the whole split."""

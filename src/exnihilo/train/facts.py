@@ -21,6 +21,7 @@ from typing import Any
 
 from exnihilo import data as datas
 from exnihilo import log
+from exnihilo.codec import create as codecs
 from exnihilo.config import RunConfig
 from exnihilo.objective import registry
 from exnihilo.objective.base import Objective
@@ -42,9 +43,11 @@ def laying(objective: Objective) -> dict[str, Any]:
 
 
 def texts(config: RunConfig, objective: Objective | type[Objective]) -> Iterator[str]:
-    """What a tokenizer is trained on: the inputs of the training split, never labels or answers."""
-    limit = int(config.codec.sample_mb * 1e6)
-    return datas.texts(config.data, limit_bytes=limit, val=config.val, **reading(objective))
+    """What a tokenizer is trained on: the inputs of the training split, never labels or answers, but what the
+    objective learns to write."""
+    limit = int(config.codec.sample_mb * 1e6) if config.codec.kind != "ids" else codecs.EVERYTHING
+    how: dict[str, Any] = {**reading(objective), "writes": objective.writes}
+    return datas.texts(config.data, limit_bytes=limit, val=config.val, **how)
 
 
 def surveys(objective: Objective) -> bool:

@@ -333,12 +333,12 @@ class _Run:
             wanted = config.model_copy(
                 update={"batch": config.batch.model_copy(update={"micro_tokens": micro})}
             )
-            some: Any = self._batches(1)
+            some: Any = self._batches(1, None)
             setup.choose_batching(wanted, world, self.model, self.objective, some, self.choices)
             some.close()
         elif self.choices.compile:
             compiling.compile_blocks(self.model)
-        self.batches = self._batches(self.choices.micro_rows)
+        self.batches = self._batches(self.choices.micro_rows, self.budget.steps)
         state.choices = self.choices
         train = self.splits.train
         if self.found is None:
@@ -351,10 +351,9 @@ class _Run:
         resuming.extend(self.state, self.budget, self.changes, self.choices.step_seconds)
         self._describe()
 
-    def _batches(self, micro_rows: int) -> Source:
-        return sources.create(
-            self.splits, self.parts, rows_per_step=self.rows_per_step, micro_rows=micro_rows, order=self.order
-        )
+    def _batches(self, micro_rows: int, steps: int | None) -> Source:
+        rows: dict[str, Any] = {"rows_per_step": self.rows_per_step, "micro_rows": micro_rows}
+        return sources.create(self.splits, self.parts, **rows, order=self.order, steps=steps)
 
     def _describe(self) -> None:
         """Write the folder's descriptions: config.toml, env.json, data.json, model.json, objective.json."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 POSITIONS = "front.positions.weight"
 TRUNK = ("front.", "trunk.")  # what must be carried over whole
+USES = ("rope_theta", "yarn", "window", "global_every")  # of the same weights
 INPUTS = "front.inputs."  # but what reads sounds or pictures may be new to a model of texts
 
 
@@ -71,7 +72,8 @@ def model_config(
     contradict.
 
     ``dropout`` may be changed always, by a recipe too. ``context`` may be changed for rotary models, and made
-    smaller for learned positions.
+    smaller for learned positions. ``rope_theta``, ``yarn``, ``window`` and ``global_every`` say how the same
+    weights are used, and may be changed as well.
     """
     if init is None:
         return resolve(config.model, codec.vocab_size)
@@ -82,16 +84,18 @@ def model_config(
             expected="the tokenizer that the weights were trained with",
             next="leave codec.path out",
         )
-    wanted = {k.removeprefix("model.") for k in given(config, origins) if k.startswith("model.")}
+    wanted = {k.split(".")[1] for k in given(config, origins) if k.startswith("model.")}
     if (origins or {}).get("model.dropout", "default") != "default":
         wanted.add("dropout")
     changed: dict[str, Any] = {}
-    for name in sorted(wanted - {"outputs", "labels", "crf", "inputs"}):
+    for name in sorted(wanted - {"outputs", "labels", "crf", "compares", "inputs"}):
         new, old = getattr(config.model, name), getattr(init, name)
         if new is None or new == old:
             continue
         learned = find(init.family).positions == "learned"
-        if name == "dropout" or (name == "context" and (not learned or int(new) < int(old))):
+        if name == "yarn" and new.original is None:
+            new = new.model_copy(update={"original": init.yarn.original if init.yarn else init.context})
+        if name in USES or name == "dropout" or (name == "context" and (not learned or int(new) < int(old))):
             changed[name] = new
         elif origins is not None:  # without origins a recipe's own values cannot be told from the user's
             raise ModelError(
@@ -131,8 +135,9 @@ def relabelled(objective: Objective, known: Mapping[str, Any] | None) -> tuple[s
     """Heads whose outputs mean something else than they did: those of labels, unless these are the same."""
     if objective.labels is None:
         return ()
-    before = ((known or {}).get("facts") or {}).get("labels")
-    same = before is not None and before == objective.facts.get("labels")
+    facts = (known or {}).get("facts") or {}
+    before = facts.get("labels", facts.get("outputs"))
+    same = before is not None and before == objective.facts.get("labels", objective.facts.get("outputs"))
     return () if same else ("classes", "tags")
 
 

@@ -18,9 +18,12 @@ the truth; a pure function of the document.
     tasks       prompt, answer, record          a task whose answer can be checked
     sounds      sound, label (+ text, events)   a bell, a bird, rain: which is it?
     soundscapes sound, events, text (+ label)   one to three of them in a row: which, and when?
+    series      series, label                   a tide, a walk, beats: numbers over time
+    pictures    picture, label (+ text)         one to four kites, drums ...: of what is it?
+    scenes      question, answer (+ picture, sound)     about a picture, a sound, or both at once
 
-The three before the sounds have kinds (``data=world:tasks:add``); without one they take turns. They draw from
-a stream that the document's number names.
+Those from dialogues to tasks and the scenes have kinds (``data=world:tasks:add``); without one they take
+turns. They draw from a stream that the document's number names.
 """
 
 from __future__ import annotations
@@ -30,12 +33,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from . import pictures as drawings
+from . import scenes as asked
+from . import series as moments
 from . import sounds as noises
 from . import talks, tasks
 from .rng import Draws
 
 if TYPE_CHECKING:
     from .document import Document
+    from .world import World
 
 Values = dict[str, Any]
 MOODS = {1: "positive", 0: "neutral", -1: "negative"}
@@ -51,6 +58,7 @@ class View:
             example from the first of them alone.
         kinds: of its examples, of which one may be chosen.
         count: documents that are read where no number is given; None: as the data room says.
+        silent: made of a document's number alone, so that no story need be told for it.
     """
 
     roles: tuple[str, ...]
@@ -58,10 +66,15 @@ class View:
     once: bool = False
     kinds: tuple[str, ...] = ()
     count: int | None = None
+    silent: bool = False
 
     def of(self, kind: str) -> View:
         """The same view with examples of one kind alone."""
-        return View(self.roles, lambda doc: self.make(doc, kind), self.once)
+        return View(self.roles, lambda doc: self.make(doc, kind), self.once, silent=self.silent)
+
+    def documents(self, world: World, count: int, start: int = 0) -> Iterator[Document]:
+        """The documents start .. start + count - 1 that its examples are made of."""
+        return (world.numbered if self.silent else world.stories)(count, start)
 
 
 def stories(doc: Document) -> Iterator[Values]:
@@ -222,6 +235,11 @@ VIEWS: dict[str, View] = {
         ("prompt", "chosen", "rejected", "record"), preferences, once=True, kinds=talks.PROPERTIES
     ),
     "tasks": View(("prompt", "answer", "record"), checked, once=True, kinds=tuple(sorted(tasks.MAKERS))),
-    "sounds": View(("sound", "label", "text", "events"), noises.sounds, count=2000),
-    "soundscapes": View(("sound", "label", "text", "events"), noises.soundscapes, count=2000),
+    "sounds": View(("sound", "label", "text", "events"), noises.sounds, count=2000, silent=True),
+    "soundscapes": View(("sound", "label", "text", "events"), noises.soundscapes, count=2000, silent=True),
+    "series": View(("series", "label", "part"), moments.series, count=600),
+    "pictures": View(("picture", "label", "text"), drawings.pictures, count=4000, silent=True),
+    "scenes": View(
+        ("question", "answer", "picture", "sound"), asked.scenes, kinds=asked.KINDS, count=8000, silent=True
+    ),
 }

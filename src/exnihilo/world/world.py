@@ -114,6 +114,11 @@ class World:
         for i in count(start) if n is None else range(start, start + n):
             yield self.document(i)
 
+    def numbered(self, n: int | None = None, start: int = 0) -> Iterator[Document]:
+        """The same documents with their numbers alone, nothing told: for what is drawn of a number."""
+        for i in count(start) if n is None else range(start, start + n):
+            yield Document(self, i, (), 0.0)
+
     def enumerate(self) -> Iterator[tuple[Document, Fraction]]:
         """Every derivation of this world with its exact probability: for tiny worlds only."""
         path: list[int] = []

@@ -88,6 +88,14 @@ def load(path: str | Path, rate: int, *, longest: float = LONGEST) -> np.ndarray
     return resample(wave, found, rate)
 
 
+def rate_of(path: str | Path) -> int | None:
+    """Samples a second of a file, by its header; None where it has none that can be read."""
+    try:
+        return int(library("soundfile").info(str(path)).samplerate)
+    except (OSError, RuntimeError):
+        return None
+
+
 def resample(wave: np.ndarray, found: int, rate: int) -> np.ndarray:
     """Samples at another rate, float32; the same where it is that already."""
     if found == rate:

@@ -41,7 +41,7 @@ def schema(argument: dict[str, Any]) -> Grade:
         try:
             kind.check_schema(wanted)
         except exceptions.SchemaError as error:
-            raise ValueError(f"the schema is none: {error.message}") from error
+            raise ValueError(f"not a JSON schema: {error.message}") from error
         try:
             value = json.loads(completion, parse_constant=_refuse, object_pairs_hook=_once)
         except (ValueError, RecursionError):

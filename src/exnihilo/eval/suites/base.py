@@ -17,8 +17,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -96,10 +97,12 @@ class Result:
     Attributes:
         figures: names to numbers; NAME_low and NAME_high are the 95% interval of NAME.
         items: one record an item: what was asked, what came, whether it was right.
+        picture: draws it to a .png; None: it has none.
     """
 
     figures: dict[str, float]
     items: list[dict[str, Any]]
+    picture: Callable[[Path], None] | None = None
 
 
 class Suite(ABC):

@@ -1,4 +1,4 @@
-"""Signs that reinforcement learning goes wrong, read from the figures of steps and evaluations.
+"""Signs that learning from rewards or preferences goes wrong, read from the figures of steps and evaluations.
 
 ::
 
@@ -15,12 +15,15 @@ Figures that are read, each where it is there:
     entropy      of the distributions that tokens were drawn from, nats
     length, cut  tokens of a completion; share of completions that the limit cut
     reward, independent    mean reward, and the mean score of a grader that is not trained on
+    chosen_logp  of preferences: log-probability of a chosen reply, nats
 
 Drift is judged at once, with no average: it is a fault of the program, not of learning. The others are means
 over `patience` steps, compared with those of the first `patience` steps: a policy that only sharpens what the
 model could do loses pass@k (Yue et al. 2025, arXiv:2504.13837), entropy falls to nothing (Cui et al. 2025,
 arXiv:2505.22617), length grows where it pays (Liu et al. 2025, arXiv:2503.20783), and a reward that is gamed
-rises alone (Gao et al. 2023, arXiv:2210.10760).
+rises alone (Gao et al. 2023, arXiv:2210.10760). Losses of pairs look at differences alone: where the chosen
+replies become unlikely with the rejected ones, what becomes likely is neither (Razin et al. 2024,
+arXiv:2410.08847).
 
 The memory is JSON, part of the run's state: a run that was cut is judged as one that was not.
 """
@@ -39,8 +42,9 @@ DRIFT_LOW = 0.1  # of number formats with fewer bits
 MOSTLY = 0.5  # share of completions that are cut, from which length runs away
 SOLVED = 0.9  # pass@1 from which a policy may be sure of itself
 LEAST_PASS = 0.05  # a pass@k that never was above this cannot collapse
+SUNK = 2.0  # nats of a chosen reply: less than this lost is no collapse, however little there was
 ALONE = 0.1  # an independent score that rises by less than this share of the reward's rise does not follow
-WATCHED = ("pass@1", "pass@k", "entropy", "length", "cut", "reward", "independent")
+WATCHED = ("pass@1", "pass@k", "entropy", "length", "cut", "reward", "independent", "chosen_logp")
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,18 @@ class Alarms:
         return self._new(memory, "step", found)
 
     def evaluated(self, memory: dict[str, Any], step: int, figures: Mapping[str, float]) -> list[Alarm]:
-        """The alarms of an evaluation: "score" of the reward on validation prompts and "independent"."""
-        if not self.config.enabled or not {"score", "independent"} <= figures.keys():
+        """The alarms of an evaluation: "score" of the reward on validation prompts and "independent";
+        "chosen_logp" of validation pairs."""
+        if not self.config.enabled:
             return []
-        pair = [float(figures["score"]), float(figures["independent"])]
-        first = memory.setdefault("eval_first", pair)
-        found = self._gap(first[0], pair[0], first[1], pair[1], "on validation prompts the score")
+        found: list[Alarm] = []
+        if {"score", "independent"} <= figures.keys():
+            pair = [float(figures["score"]), float(figures["independent"])]
+            first = memory.setdefault("eval_first", pair)
+            found += self._gap(first[0], pair[0], first[1], pair[1], "on validation prompts the score")
+        if "chosen_logp" in figures:
+            now = float(figures["chosen_logp"])
+            found += self._sunk(memory.setdefault("eval_chosen", now), now)
         return self._new(memory, "eval", found)
 
     def _note(self, memory: dict[str, Any], name: str, value: float) -> None:
@@ -130,10 +140,22 @@ class Alarms:
             if now > config.length * then and (cut is None or cut[1] > MOSTLY):
                 share = "" if cut is None else f", {cut[1]:.0%} of them cut by the limit"
                 out.append(Alarm("length", f"completions grew from {then:.0f} to {now:.0f} tokens{share}"))
+        if (seen := self._means(memory, "chosen_logp")) is not None:
+            out += self._sunk(*seen)
         reward, other = self._means(memory, "reward"), self._means(memory, "independent")
         if reward is not None and other is not None:
             out += self._gap(reward[0], reward[1], other[0], other[1], "the reward")
         return out
+
+    def _sunk(self, then: float, now: float) -> list[Alarm]:
+        if not now < min(self.config.likelihood * then, then - SUNK):
+            return []
+        text = (
+            f"the chosen replies' log-probability fell from {then:.4g} to {now:.4g} nats a reply, with that "
+            "of the rejected ones: what becomes likely is neither (options.sft=1 holds it; a lower rate or "
+            "a higher options.beta may)"
+        )
+        return [Alarm("likelihood", text)]
 
     def _gap(self, then: float, now: float, other: float, other_now: float, what: str) -> list[Alarm]:
         rise, follows = now - then, other_now - other

@@ -25,6 +25,7 @@ from exnihilo.objective.base import Objective
 from exnihilo.train import facts
 from exnihilo.train.batches import Batches
 from exnihilo.train.setup import digest
+from exnihilo.train.source import curriculum
 from exnihilo.train.source.base import Parts, Source
 from exnihilo.train.source.reference import Reference
 from exnihilo.train.source.tasks import Tasks
@@ -98,6 +99,7 @@ def check(config: RunConfig, objective: Objective) -> None:
             expected="an engine that has a server",
             next="rollout.engine=vllm, or leave it out",
         )
+    curriculum.check(config, objective)
     unread = {
         "rollout": (config.rollout != RolloutConfig(), rolls),
         "alarms": (config.alarms != AlarmsConfig(), rolls),
@@ -190,27 +192,50 @@ def referenced(
     return Splits(train, val, splits.tasks, splits.report)
 
 
-def create(splits: Splits, parts: Parts, *, rows_per_step: int, micro_rows: int, order: Any) -> Source:
+def create(
+    splits: Splits,
+    parts: Parts,
+    *,
+    rows_per_step: int,
+    micro_rows: int,
+    order: Any,
+    steps: int | None = None,
+) -> Source:
     """The source of a run's batches.
 
     Args:
         rows_per_step: of all workers; for rollouts the prompts of a batch.
         micro_rows: rows of one forward.
         order: of the rows.
+        steps: of the run, where its rows are to grow (``batch.lengths``); None: rows of the full length.
     """
     if isinstance(splits.train, Tasks):
         return _rollouts()(parts, micro_rows=micro_rows)
-    return Batches(
-        splits.train,
-        order,
-        parts.objective,
-        rows_per_step=rows_per_step,
-        micro_rows=micro_rows,
-        rank=parts.world.rank,
-        world=parts.world.size,
-        pin=parts.world.device.type == "cuda",
-        codec=parts.codec,
-        seed=parts.config.seed,
+
+    def make(dataset: Dataset, rows: int, micro: int, order: Any = None) -> Batches:
+        return Batches(
+            dataset,
+            order or dataset.order(parts.config.seed),
+            parts.objective,
+            rows_per_step=rows,
+            micro_rows=micro,
+            rank=parts.world.rank,
+            world=parts.world.size,
+            pin=parts.world.device.type == "cuda",
+            codec=parts.codec,
+            seed=parts.config.seed,
+        )
+
+    batch = parts.config.batch
+    if not batch.lengths or steps is None:
+        return make(splits.train, rows_per_step, micro_rows, order)
+    sets: list[list[Dataset]] = []
+    parts.world.first(
+        lambda: sets.append(curriculum.stage_sets(splits.train, parts.config, parts.objective))  # type: ignore
+    )
+    found = sets[0] if sets else curriculum.stage_sets(splits.train, parts.config, parts.objective)
+    return curriculum.Curriculum(
+        batch.lengths, steps, found, make, tokens=batch.tokens, micro_rows=micro_rows
     )
 
 

@@ -173,6 +173,7 @@ class Rollouts:
         if self._batch is None or self._batch.number != number:
             self._batch = self._begin(number, part)
             self._figures = self._summed(self._batch)
+            self.troubles.taught(self._figures)
         return steps.step_of(self._batch, step, self.how, self.objective, self.layout, world=self.parts.world)
 
     def report(self, step: int) -> dict[str, float]:

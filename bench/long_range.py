@@ -1,0 +1,211 @@
+"""Long rows and long dependencies: memory of one forward, and tasks that need the first tokens at the end.
+
+    python bench/long_range.py memory [--lengths 4096 16384 65536]
+    python bench/long_range.py recall [--seeds 1] [--steps 500] [--folder DIR] [--arms curriculum straight]
+    python bench/long_range.py mqar [--seeds 3] [--steps 1500] [--folder DIR]
+
+memory: each row in a process of its own; the most memory that the process held while it made one forward over
+T tokens, above what it held before (ru_maxrss), beside what one T×T mask in float32 would take. recall: the
+first of T tokens must be named at the end. The arms have equal tokens and steps: rows that grow from 64 to
+4096, and rows of 4096 from the first step on. Accuracy is by length, on texts that were not trained on
+(`--suite retrieval`). mqar: multi-query associative recall (mqar.py), in rows of 256 with 16 pairs; the
+control is chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import ROOT, note, row
+
+KINDS: dict[str, dict[str, Any]] = {
+    "causal": {},
+    "window": {"window": 512, "global_every": 4},
+    "sinks": {"window": 512, "global_every": 4, "sinks": True},
+    "documents": {},
+}
+COMMAND = [sys.executable, "-m", "exnihilo"]
+LENGTHS = (64, 256, 1024, 4096)
+
+
+def one(kind: str, T: int, depth: int) -> None:
+    """One forward, measured in this process."""
+    from exnihilo.config import ModelConfig
+    from exnihilo.model import build, parameters, resolve
+
+    config = resolve(ModelConfig(depth=depth, vocab_size=4096, context=T, **KINDS[kind]))
+    model, head_room = build(config, seed=0).eval(), 64
+    tokens_1T = torch.randint(0, 4096, (1, T), generator=torch.Generator().manual_seed(0))
+    raw = {"tokens": tokens_1T}
+    if kind == "documents":  # sixteen of them in a row
+        raw["doc"] = (torch.arange(T) * 16 // T)[None]
+        raw["pos"] = (torch.arange(T) % -(-T // 16))[None]
+    with torch.inference_mode():
+        model({name: value[:, :256] for name, value in raw.items()})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        begun = time.perf_counter()
+        hidden_BTD = model(raw)
+        model.heads["tokens"].logits(hidden_BTD[:, -head_room:])  # type: ignore[operator]
+        seconds = time.perf_counter() - begun
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        json.dumps(
+            {
+                "kind": kind,
+                "T": T,
+                "parameters": parameters(config),
+                "depth": config.depth,
+                "width": config.width,
+                "peak_mb": round((most - before) / 1024),
+                "process_mb": round(most / 1024),
+                "square_mask_mb": round(4 * T * T / 2**20),
+                "seconds": round(seconds, 2),
+            }
+        )
+    )
+
+
+def memory(a: argparse.Namespace) -> None:
+    """Rows of `one`, each of a process."""
+    for T in a.lengths:
+        for kind in a.kinds:
+            command = [sys.executable, __file__, "one", kind, str(T), "--depth", str(a.depth)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            row("long_range.memory", **json.loads(done.stdout.splitlines()[-1]))
+
+
+def called(*words: str) -> str:
+    """What `exnihilo` says, from the repository's root, so that bench.mqar is found."""
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return done.stdout
+
+
+def recall(a: argparse.Namespace) -> None:
+    """First-token recall at lengths up to 4096."""
+    sources = [f"recall:copy_first:{n}" + (":500" if n == 4096 else "") for n in LENGTHS]
+    stages = [[0.4, 64], [0.25, 256], [0.2, 1024], [0.15, 4096]]
+    for seed in range(a.seeds):
+        for arm in a.arms:
+            run = a.folder / f"recall-{arm}-{seed}"
+            words = [
+                f"data={json.dumps(sources)}",
+                "model.context=4096",
+                "batch.tokens=8192",
+                "model.depth=2",
+            ]
+            words += ["model.width=64", "model.heads=2", "model.rope_theta=500000", "dtype=fp32"]
+            words += ["eval.every=100000", "compile=off", f"steps={a.steps}", f"seed={seed}", f"run={run}"]
+            words += [f"batch.lengths={json.dumps(stages)}"] if arm == "curriculum" else []
+            note(f"{run}: exnihilo train recall {' '.join(words)}")
+            begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            called("train", "recall", *words)
+            took = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent = took.ru_utime + took.ru_stime - used.ru_utime - used.ru_stime
+            minutes = (time.perf_counter() - begun) / 60
+            asked = ["eval", str(run), "--suite", "retrieval=recall:copy_first", "max_examples=200", "--json"]
+            found = json.loads(called(*asked))
+            figures = found["suites"]["retrieval"]
+            row(
+                "long_range.recall",
+                arm=arm,
+                seed=seed,
+                steps=a.steps,
+                accuracy={
+                    str(n): figures.get(f"accuracy_{n}") for n in LENGTHS if f"accuracy_{n}" in figures
+                },
+                texts_of_each_length=200,
+                chance=figures["guessed_accuracy"],
+                minutes=round(minutes, 2),
+                processor_minutes=round(spent / 60, 2),
+            )
+
+
+def mqar(a: argparse.Namespace) -> None:
+    """Multi-query associative recall."""
+    import mqar as task
+
+    a.folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(a.seeds):
+        paths = {}
+        for side, texts in (("train", a.texts), ("val", 1000)):
+            paths[side] = a.folder / f"mqar-{a.length}-{a.pairs}-{side}-{seed}.txt"
+            given = {"length": a.length, "pairs": a.pairs, "vocabulary": a.vocabulary}
+            task.write(paths[side], texts=texts, seed=2 * seed + (side == "val"), **given)
+        run = a.folder / f"mqar-{a.length}-{a.pairs}-{seed}"
+        words = ["objective=bench.mqar", f"data={paths['train']}", f"val={paths['val']}", "data.unit=line"]
+        words += ["val.unit=line", f"model.context={a.length}", "batch.tokens=16384", "model.depth=2"]
+        words += ["model.width=64", "model.heads=1", "dtype=fp32", "compile=off", f"steps={a.steps}"]
+        words += [f"optim.lr={a.lr}", f"seed={seed}", "eval.every=250", f"run={run}", "codec.sample_mb=50"]
+        note(f"{run}: exnihilo train recall {' '.join(words)}")
+        begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        called("train", "recall", *words)
+        took = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = took.ru_utime + took.ru_stime - used.ru_utime - used.ru_stime
+        lines = [json.loads(s) for s in (run / "metrics.jsonl").read_text().splitlines()]
+        last = [line for line in lines if "val_accuracy" in line][-1]
+        row(
+            "long_range.mqar",
+            seed=seed,
+            length=a.length,
+            pairs=a.pairs,
+            vocabulary=a.vocabulary,
+            steps=a.steps,
+            accuracy=round(last["val_accuracy"], 4),
+            queries=1000 * a.pairs,
+            chance=round(2 / a.vocabulary, 4),
+            minutes=round((time.perf_counter() - begun) / 60, 2),
+            processor_minutes=round(spent / 60, 2),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(dest="part", required=True)
+    part = parts.add_parser("memory")
+    part.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384, 65536])
+    part.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    part.add_argument("--depth", type=int, default=4)
+    part = parts.add_parser("one")
+    part.add_argument("kind", choices=list(KINDS))
+    part.add_argument("T", type=int)
+    part.add_argument("--depth", type=int, default=4)
+    part = parts.add_parser("recall")
+    part.add_argument("--seeds", type=int, default=1)
+    part.add_argument("--steps", type=int, default=500)
+    part.add_argument("--folder", type=Path, default=Path("runs/long_range"))
+    part.add_argument(
+        "--arms", nargs="+", choices=["curriculum", "straight"], default=["curriculum", "straight"]
+    )
+    part = parts.add_parser("mqar")
+    part.add_argument("--seeds", type=int, default=3)
+    part.add_argument("--steps", type=int, default=1500)
+    part.add_argument("--texts", type=int, default=20_000)
+    part.add_argument("--length", type=int, default=256)
+    part.add_argument("--pairs", type=int, default=16)
+    part.add_argument("--vocabulary", type=int, default=512)
+    part.add_argument("--lr", type=float, default=2e-3)
+    part.add_argument("--folder", type=Path, default=Path("runs/long_range"))
+    a = parser.parse_args()
+    if a.part == "one":
+        one(a.kind, a.T, a.depth)
+    else:
+        {"memory": memory, "recall": recall, "mqar": mqar}[a.part](a)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""The verb `world`: examples of the embedded world as files, to look at, to listen to, to train on."""
+
+from __future__ import annotations
+
+from exnihilo.cli.actions import Figures, out
+from exnihilo.cli.parse import Arguments
+
+
+def world(a: Arguments) -> Figures:
+    """`exnihilo world [VIEW] --out DIR`."""
+    from exnihilo import api
+    from exnihilo.errors import UsageError
+
+    if "out" not in a.options:
+        raise UsageError("no out given", expected="out=DIR or --out DIR")
+    given = a.given("count", "start", "kind", "size", "rate")
+    figures = api.world(a.positional(0, "scenes"), out=a.options["out"], force="force" in a.flags, **given)
+    made = ", ".join(f"{figures[name]:,} {name}" for name in ("rows", "pictures", "sounds") if figures[name])
+    out(a, f"{figures['table']}: {made}")
+    return figures

@@ -1,0 +1,1 @@
+"""Pictures: files to pixels, pixels to patches, augmentation, palettes. See docs/pictures.md."""

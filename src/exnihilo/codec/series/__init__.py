@@ -1,0 +1,1 @@
+"""Series: numbers over time from tables and arrays, their clock, windows, norms, bins. See docs/series.md."""
