@@ -13,6 +13,13 @@ the bandwidth measured in this run on a buffer of that size, and products over t
 slower; two threads read a small model faster from their caches than PyTorch's sum of that buffer. The RL row
 is a rollout as a GRPO step needs it: 8 prompts × 8 completions × 32 tokens, 0.8M parameters, sampled at
 temperature 1, weights read anew.
+
+    python bench/decode.py --run RUN [--draft RUN] [--text FILE] [--threads N]
+
+measures guessing on a trained run instead: prompts of 32 tokens from a text (or held-out stories of the
+embedded world), 64 new ones each, greedy and at temperature 0.8, with n-gram lookup and with a draft model of
+the same tokenizer, beside none. `always` guesses at every step; `trial` is what `Engine(speculate=...)` does:
+it takes the faster way.
 """
 
 # pyright: reportMissingImports=false
@@ -202,6 +209,67 @@ def contender(name: str, size: str, batch: int, threads: int) -> None:
     serve(step, {"setup": time.perf_counter() - begun, "params": count})
 
 
+def texts_of(path: str | None, count: int) -> list[str]:
+    """Passages of a text file, spread over it; without one held-out stories of the embedded world."""
+    from pathlib import Path
+
+    if path is not None:
+        whole = Path(path).read_text(encoding="utf-8")
+        return [whole[i * len(whole) // count :][:2000].partition(" ")[2] for i in range(count)]
+    from exnihilo.world import World
+    from exnihilo.world.document import HELD_OUT
+    from exnihilo.world.views import VIEWS
+
+    world = World(0)
+    return [next(iter(VIEWS["stories"].make(world.document(HELD_OUT + i))))["text"] for i in range(count)]
+
+
+def guessing(run: str, draft: str | None, path: str | None, threads: int, rounds: int) -> None:
+    """Rows of guessing on a trained run, one text at a time."""
+    from exnihilo.infer import Sampling
+    from exnihilo.infer.engine import Engine
+    from exnihilo.infer.request import Request
+    from exnihilo.interop.load import load
+
+    loaded = load(run)
+    codec, new = loaded.codec, 64
+    given = [[codec.bos_id, *codec.encode(text)[:31]] for text in texts_of(path, 8)]
+    how: dict[str, Any] = {"none": "off", "lookup": "lookup"}
+    if draft is not None:
+        how["draft"] = load(draft).model
+    for temperature in (0.0, 0.8):
+        asked = [
+            Request(ids, new, Sampling(temperature=temperature), number=i) for i, ids in enumerate(given)
+        ]
+        engines: dict[str, Engine] = {}
+        for name, kind in how.items():
+            for mode in ("always", "trial") if name != "none" else ("",):
+                engine = Engine(loaded.model, slots=1, threads=threads, speculate=kind)
+                if mode == "always" and engine._drafts is not None:
+                    engine._drafts._trial.begin = lambda: True  # type: ignore[method-assign]
+                engines[f"{name} {mode}".strip()] = engine
+        seconds: dict[str, list[float]] = {name: [] for name in engines}
+        said: dict[str, Any] = {}
+        for number in range(rounds + 1):
+            for name, engine in engines.items():
+                engine.refresh()
+                begun = time.perf_counter()
+                said[name] = [c.ids for (c,) in engine.run(asked)]
+                if number:
+                    seconds[name].append(time.perf_counter() - begun)
+        made = sum(map(len, said["none"]))
+        base = median(seconds["none"])
+        for name, engine in engines.items():
+            drafted, right = engine.drafts
+            row(
+                "decode", guesses=name, temperature=temperature, texts=len(given), tokens=made,
+                tokens_per_s=round(made / median(seconds[name])),
+                faster=round(base / median(seconds[name]), 2),
+                drafted=drafted, right=round(right / drafted, 3) if drafted else None,
+                same_texts=said[name] == said["none"],
+            )  # fmt: skip
+
+
 def bandwidth(size: int) -> float:
     """Bytes a second that are read from a buffer of so many bytes, best of 20."""
     buffer, best = torch.ones(max(size // 4, 1 << 16)), 0.0
@@ -235,12 +303,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--no-rollout", action="store_true")
+    parser.add_argument("--run", metavar="RUN", help="measure guessing on a trained run instead")
+    parser.add_argument("--draft", metavar="RUN", help="that writes drafts")
+    parser.add_argument("--text", metavar="FILE", help="where prompts come from")
     parser.add_argument("--serve", metavar="NAME", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.serve:
         contender(a.serve, a.sizes[0], a.batch[0], a.threads)
         return
     torch.set_num_threads(a.threads)
+    if a.run:
+        return guessing(a.run, a.draft, a.text, a.threads, a.rounds)
     peak = matmul_peak()
     names = ["exnihilo", "exnihilo+int8", "transformers", "transformers+static"]
     names += ["transformers+compile"] if a.compile else []

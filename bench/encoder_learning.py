@@ -58,6 +58,7 @@ class Task:
     epochs: int
     published: str = ""
     dev: str = "dev"
+    words: tuple[str, ...] = ()  # settings of both sides
 
     def path(self, part: str) -> Path:
         return data_folder() / self.files.format(part)
@@ -65,12 +66,19 @@ class Task:
 
 BIG_QA = "BERT-Base, 87,000 questions of the official split: EM 81.2, F1 88.4"
 SST = "SST-2: BERT-Tiny 83.2, BERT-Mini 85.9 (QNLI: BERT-Tiny 81.5)"
+STS = "STS-B: Pearson 74.3 of BERT-Tiny, 75.4 of BERT-Mini"
+COMPARE = (
+    "data.columns=genre,file,year,id,label,a,b",
+    *("options.kind=regression", "options.pooling=compare", "model.dropout=0", "batch.tokens=1024"),
+)
+MATCH = ("options.match=true", "model.dropout=0")
 TASKS = {
     "tagging": Task(
         "token_tagging", "ud-english-ewt/en_ewt-ud-{}.conllu", "accuracy", 3, "full parsers about 0.95-0.97"
     ),
-    "pairs": Task("pair_classification", "snli-cad/all_combined/{}.tsv", "accuracy", 4),
-    "qa": Task("span_qa", "squad-dev-resplit/{}-v1.1.json", "f1", 2, BIG_QA, dev="valid"),
+    "pairs": Task("pair_classification", "sts-b/sts-{}.csv", "pearson", 4, STS, words=COMPARE),
+    "entailment": Task("pair_classification", "snli-cad/all_combined/{}.tsv", "accuracy", 4),
+    "qa": Task("span_qa", "squad-dev-resplit/{}-v1.1.json", "f1", 2, BIG_QA, dev="valid", words=MATCH),
     "sentences": Task("sentence_classification", "sst/stsa.binary.{}", "accuracy", 3, SST),
 }
 
@@ -113,13 +121,8 @@ def exnihilo(out: Path, *words: str) -> dict[str, Any]:
 
 def shape_words(setup: dict[str, Any]) -> list[str]:
     depth, width, heads = setup["shape"]
-    return [
-        "model.family=bert",
-        f"model.depth={depth}",
-        f"model.width={width}",
-        f"model.heads={heads}",
-        f"model.context={T}",
-    ]
+    shape = {"family": "bert", "depth": depth, "width": width, "heads": heads, "context": T}
+    return [f"model.{name}={value}" for name, value in shape.items()]
 
 
 # pairs -----------------------------------------------------------------------------------------------
@@ -409,6 +412,7 @@ def fine_tuned(out: Path, name: str, side: str, seed: int, rate: float, steps: i
         f"steps={steps}" if steps else f"epochs={task.epochs}",
         "dtype=fp32",
         *begins,
+        *task.words,
         *QUIET,
     )
     note(f"{label}: {task.metric} {figures['metrics'][task.metric]:.4f}, {time.perf_counter() - began:.0f} s")

@@ -36,7 +36,7 @@ from exnihilo.probe.trust import future
 
 SHOWN = ("resampling", "screened", "gradient_norm", "integrated_gradients", "rollout", "last_layer")
 TEXTS = 64
-COST = {"depth": 4, "width": 128, "heads": 4}
+COST: dict[str, Any] = {"depth": 4, "width": 128, "heads": 4}
 
 
 def gradient_times_input(subject: Subject, rows_NT: np.ndarray) -> Influence:
@@ -79,6 +79,7 @@ def run_of(task: str, seed: int, args: argparse.Namespace) -> Loaded:
             seed=seed,
             run=str(path),
             progress=False,
+            compile="off",
             **more,
         )
         common.row(
@@ -154,13 +155,14 @@ def zero(args: argparse.Namespace) -> None:
     """What cannot be seen has exactly no influence: the future, and what lies beyond window × layers."""
     del args
     random = np.random.default_rng(0)
-    for family, more in (
+    kinds: tuple[tuple[str, dict[str, Any]], ...] = (
         ("qwen3", {}),
         ("gpt2", {}),
         ("llama", {}),
         ("qwen3", {"window": 8}),
         ("qwen3", {"window": 8, "sinks": True}),
-    ):
+    )
+    for family, more in kinds:
         shape = ModelConfig(family=family, depth=3, width=64, heads=2, context=128, vocab_size=64, **more)
         subject = Subject.of(build(shape, seed=0))
         found = influence.resampling(subject, random.integers(0, 64, (4, 96)), draws=2)
@@ -171,7 +173,22 @@ def zero(args: argparse.Namespace) -> None:
         common.row(
             "influence zero", family=family, **more, window_x_layers=window, future=future(found),
             beyond=beyond, least_of_the_seen=float(seen.min()), pairs=int(found.nats_QT.size),
+            states_moved_that_cannot_see=unseen(subject, random.integers(0, 64, 96)),
         )  # fmt: skip
+
+
+def unseen(subject: Subject, tokens_T: np.ndarray) -> float:
+    """The largest change of a hidden state by a swap that it cannot see, without any rounding: a text and its
+    copies, each with one token swapped, in one forward."""
+    T = len(tokens_T)
+    rows_ST = np.repeat(tokens_T[None], T + 1, 0)
+    rows_ST[np.arange(1, T + 1), np.arange(T)] = (tokens_T + 1) % 64
+    with influence.quiet(subject), torch.no_grad():
+        hidden_STD = subject.model({"tokens": torch.from_numpy(rows_ST)})
+    moved_TT = (hidden_STD[1:] - hidden_STD[:1]).abs().amax(-1).numpy()  # swapped position, site
+    far_TT = np.arange(T)[None] - np.arange(T)[:, None]
+    hidden_TT = (far_TT < 0) | (far_TT > (subject.window or T))
+    return float(moved_TT[hidden_TT].max())
 
 
 def cost(args: argparse.Namespace) -> None:

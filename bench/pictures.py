@@ -1,6 +1,6 @@
 """Pictures: accuracy at a small budget, few labels with and without pretraining, the front end, the loader.
 
-    python bench/pictures.py accuracy mnist [--epochs 2] [--seeds 0]     all labels, from random weights
+    python bench/pictures.py accuracy mnist [--minutes 2.5] [--seeds 0]  all labels, from random weights
     python bench/pictures.py pretrain fashion-mnist [--labels 1000]      few labels: random, and pretrained on
                                                                         the training pictures without labels
     python bench/pictures.py front [--rounds 10]                        files to numbers, against transformers
@@ -64,6 +64,11 @@ def trained(recipe: str, data: str, run: Path, **given: Any) -> tuple[dict[str, 
     return found, time.process_time() - began
 
 
+def budget(a: argparse.Namespace) -> dict[str, float]:
+    """Minutes of the clock where they are given, else epochs."""
+    return {"minutes": a.minutes} if a.minutes else {"epochs": a.epochs}
+
+
 def accuracy(a: argparse.Namespace) -> None:
     """All labels, from random weights."""
     data, how = source(a.set)
@@ -74,7 +79,7 @@ def accuracy(a: argparse.Namespace) -> None:
                 "picture_classification",
                 data,
                 Path(name) / "run",
-                **{**how, "epochs": a.epochs, "seed": seed, "eval.every": 1_000_000, **a.given},
+                **{**how, **budget(a), "seed": seed, "eval.every": 1_000_000, **a.given},
             )
         scores.append(found["accuracy"])
         row(
@@ -82,10 +87,11 @@ def accuracy(a: argparse.Namespace) -> None:
             set=a.set,
             seed=seed,
             accuracy=found["accuracy"],
-            epochs=a.epochs,
+            majority=found.get("majority_accuracy"),
             cpu_s=round(seconds),
+            **budget(a),
         )
-    _interval("pictures", scores, set=a.set, epochs=a.epochs)
+    _interval("pictures", scores, set=a.set, **budget(a))
 
 
 def few(name: str, count: int, seed: int, folder: Path) -> Path:
@@ -252,6 +258,7 @@ def main() -> None:
     parser.add_argument("what", choices=("accuracy", "pretrain", "front", "loader"))
     parser.add_argument("set", nargs="?", choices=tuple(SETS), default="mnist")
     parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--minutes", type=float, default=0, help="of the clock, instead of epochs")
     parser.add_argument("--masked-epochs", type=float, default=2)
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=60)

@@ -464,7 +464,7 @@ FAMILIES = {
         64,
         32,
         sft=1000,
-        rl=120,
+        rl=60,
         options={},
         lr=3e-4,
         band=(0.1, 0.4),

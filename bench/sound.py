@@ -2,12 +2,15 @@
 
     python bench/sound.py digits [--minutes 2.5] [--seeds 0]      official split: takes 0-4 are the test
     python bench/sound.py speakers [--minutes 1]                  each speaker left out once
-    python bench/sound.py strings [--minutes 8]                   clips joined to 3 to 6 digits: WER
+    python bench/sound.py strings [--minutes 8] [--by ctc]        clips joined to 3 to 6 digits: WER
     python bench/sound.py pretrain [--clips 100] [--minutes 1]    few labels, with and without pretraining
     python bench/sound.py front [--rounds 10]                     log-mel and patches against transformers
+    python bench/sound.py loader [--steps 200]                    how long training waits for sounds
 
 Data: fsdd (EXNIHILO_DATA/fsdd/recordings, five speakers). Strings are joined of clips of one speaker, those
-of the test of test clips alone, so that no clip is on both sides. Two cores; quiet.
+of the test of test clips alone, so that no clip is on both sides. `--choose` looks at takes 40-49 instead and
+trains on takes 5-39: settings are chosen there, never on the test. `--steps` instead of minutes: the same on
+a busy machine. Two cores; quiet.
 """
 
 # pyright: reportMissingImports=false
@@ -33,7 +36,17 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 PATTERN = "{label}_{speaker}_{take}"
 TRAIN = ("*_[5-9].wav", "*_[1-4][0-9].wav")
 TEST = "*_[0-4].wav"
+CHOOSE = (("*_[5-9].wav", "*_[1-3][0-9].wav"), "*_4[0-9].wav")
 RATE = 16_000
+
+
+def split(a: argparse.Namespace) -> tuple[tuple[str, ...], str]:
+    """Globs of the training takes, and of those that are looked at."""
+    return CHOOSE if a.choose else (TRAIN, TEST)
+
+
+def budget(a: argparse.Namespace) -> dict[str, Any]:
+    return {"steps": a.steps} if a.steps else {"minutes": a.minutes}
 
 
 def recordings() -> Path:
@@ -60,24 +73,25 @@ def trained(
 
 def digits(a: argparse.Namespace) -> None:
     """The official split."""
-    where = recordings()
+    where, (train, test) = recordings(), split(a)
     for seed in a.seeds:
         with tempfile.TemporaryDirectory() as folder:
             found, seconds = trained(
                 "sound_classification",
-                [str(where / name) for name in TRAIN],
-                str(where / TEST),
+                [str(where / name) for name in train],
+                str(where / test),
                 Path(folder) / "run",
-                minutes=a.minutes,
                 seed=seed,
+                **budget(a),
                 **a.given,
             )
         row(
             "sound digits",
+            part=test,
             seed=seed,
             accuracy=found["accuracy"],
             seconds=round(seconds, 1),
-            minutes=a.minutes,
+            **budget(a),
         )
 
 
@@ -85,7 +99,7 @@ def speakers(a: argparse.Namespace) -> None:
     """All takes of one speaker are the test, those of the others are learnt."""
     where = recordings()
     names = sorted({path.stem.split("_")[1] for path in where.glob("*.wav")})
-    scores = []
+    scores: list[float] = []
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             found, _ = trained(
@@ -93,21 +107,20 @@ def speakers(a: argparse.Namespace) -> None:
                 [str(where / f"*_{other}_*.wav") for other in names if other != name],
                 str(where / f"*_{name}_*.wav"),
                 Path(folder) / "run",
-                minutes=a.minutes,
+                **budget(a),
                 **a.given,
             )
         scores.append(found["accuracy"])
-        row("sound speakers", left_out=name, accuracy=found["accuracy"], minutes=a.minutes)
+        row("sound speakers", left_out=name, accuracy=found["accuracy"], **budget(a))
     row("sound speakers", left_out="mean", accuracy=sum(scores) / len(scores))
 
 
-def joined(folder: Path, side: str, count: int, seed: int) -> Path:
-    """A table of strings of digits, joined of clips of one speaker."""
+def joined(folder: Path, side: str, count: int, seed: int, names: tuple[str, ...]) -> Path:
+    """A table of strings of digits, joined of clips of one speaker, of the takes that `names` match."""
     from exnihilo.codec.sound.read import load, save
 
     rng = np.random.default_rng(seed)
     where = recordings()
-    names = TRAIN if side == "train" else (TEST,)
     by_speaker: dict[str, list[Path]] = {}
     for name in names:
         for path in sorted(where.glob(name)):
@@ -128,37 +141,51 @@ def joined(folder: Path, side: str, count: int, seed: int) -> Path:
 
 
 def strings(a: argparse.Namespace) -> None:
-    """CTC on strings of digits."""
+    """Strings of digits, by CTC or by a decoder."""
     import exnihilo as xn
+    from exnihilo.metrics.edit import errors
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data, test = joined(folder, "train", a.count, 0), joined(folder, "test", 250, 1)
-        found, seconds = trained("ctc", [str(data)], str(test), folder / "run", minutes=a.minutes, **a.given)
-        row(
-            "sound strings",
-            wer=found["wer"],
-            cer=found["cer"],
-            exact=found["exact"],
-            seconds=round(seconds, 1),
-        )
-        rows = [json.loads(line) for line in test.read_text().splitlines()]
-        heard = xn.predict(folder / "run", [str(folder / r["path"]) for r in rows])
-        from exnihilo.metrics.edit import errors
-
-        again = errors([r["text"] for r in rows], [p["text"] for p in heard])
-        row("sound strings, predicted as a user would", wer=again["wer"], strings=len(rows))
+    train, test = split(a)
+    for seed in a.seeds:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            data = joined(folder, "train", a.count, 0, train)
+            held = joined(folder, "test", 250, 1, (test,))
+            run = folder / "run"
+            found, seconds = trained(a.by, [str(data)], str(held), run, seed=seed, **budget(a), **a.given)
+            row(
+                "sound strings",
+                by=a.by,
+                seed=seed,
+                wer=found["wer"],
+                cer=found["cer"],
+                exact=found["exact"],
+                seconds=round(seconds, 1),
+                **budget(a),
+            )
+            rows = [json.loads(line) for line in held.read_text().splitlines()]
+            for beam in (1, 16) if a.by == "ctc" else (1,):
+                if a.by == "ctc":
+                    told = json.loads((run / "objective.json").read_text())
+                    told["options"]["beam"] = beam
+                    (run / "objective.json").write_text(json.dumps(told))
+                began = time.perf_counter()
+                heard = xn.predict(run, [str(folder / r["path"]) for r in rows])
+                took = time.perf_counter() - began
+                again = errors([r["text"] for r in rows], [p["text"] for p in heard])
+                what = {"wer": again["wer"], "cer": again["cer"], "strings": len(rows)}
+                row("sound strings, asked", by=a.by, seed=seed, beam=beam, **what, seconds=round(took, 1))
 
 
 def pretrain(a: argparse.Namespace) -> None:
     """Few labels: from random weights, and from masked pretraining on all training clips without labels."""
-    where = recordings()
+    where, (train, test) = recordings(), split(a)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = [str(where / pattern) for pattern in TRAIN]
-        trained("masked_sound", data, str(where / TEST), folder / "heard", minutes=a.minutes, **a.given)
+        data = [str(where / pattern) for pattern in train]
+        trained("masked_sound", data, str(where / test), folder / "heard", **budget(a), **a.given)
         rng = np.random.default_rng(0)
-        clips = sorted(path for pattern in TRAIN for path in where.glob(pattern))
+        clips = sorted(path for pattern in train for path in where.glob(pattern))
         (folder / "few").mkdir()
         for path in rng.choice(np.array([str(p) for p in clips]), a.clips, replace=False):
             shutil.copy(path, folder / "few")
@@ -167,7 +194,7 @@ def pretrain(a: argparse.Namespace) -> None:
                 found, _ = trained(
                     "sound_classification",
                     [str(folder / "few")],
-                    str(where / TEST),
+                    str(where / test),
                     folder / "run",
                     epochs=a.epochs,
                     seed=seed,
@@ -218,10 +245,59 @@ def front(a: argparse.Namespace) -> None:
             )
 
 
+def loader(a: argparse.Namespace) -> None:
+    """The share of training's time in which it waits for a batch, and what making one takes."""
+    from exnihilo.train.batches import Batches
+
+    waits: list[float] = []
+    makes: list[float] = []
+    ends: list[float] = []
+    get, make = Batches.get, Batches.make
+
+    def timed_get(self: Batches, step: int) -> Any:
+        began = time.perf_counter()
+        found = get(self, step)
+        ends.append(time.perf_counter())
+        waits.append(ends[-1] - began)
+        return found
+
+    def timed_make(self: Batches, step: int) -> Any:
+        began = time.thread_time()
+        found = make(self, step)
+        makes.append(time.thread_time() - began)
+        return found
+
+    Batches.get, Batches.make = timed_get, timed_make  # type: ignore[method-assign]
+    where, (train, test) = recordings(), split(a)
+    with tempfile.TemporaryDirectory() as name:
+        data, val = [str(where / glob) for glob in train], str(where / test)
+        given = {"steps": a.steps or 200, "eval.every": 1_000_000, **a.given}
+        trained("sound_classification", data, val, Path(name) / "run", **given)
+    skip = len(waits) // 3  # the first ones, in which the machine is got to know
+    span = ends[-1] - ends[skip - 1]
+    row(
+        "sound loader",
+        waiting=round(sum(waits[skip:]) / span, 4),
+        making_s=round(median(makes), 4),
+        step_s=round(span / (len(ends) - skip), 4),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("digits", "speakers", "strings", "pretrain", "front"))
+    kinds = {
+        "digits": digits,
+        "speakers": speakers,
+        "strings": strings,
+        "pretrain": pretrain,
+        "front": front,
+        "loader": loader,
+    }
+    parser.add_argument("what", choices=tuple(kinds))
     parser.add_argument("--minutes", type=float, default=2.5)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--choose", action="store_true", help="a part of the training takes is the test")
+    parser.add_argument("--by", choices=("ctc", "transcription"), default="ctc")
     parser.add_argument("--epochs", type=float, default=40)
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--count", type=int, default=2000)
@@ -233,9 +309,7 @@ def main() -> None:
 
     a.given = {key: parse_value(key, value) for key, value in (word.split("=", 1) for word in a.set)}
     note(f"data: {recordings()}")
-    {"digits": digits, "speakers": speakers, "strings": strings, "pretrain": pretrain, "front": front}[
-        a.what
-    ](a)
+    kinds[a.what](a)
 
 
 if __name__ == "__main__":

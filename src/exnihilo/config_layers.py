@@ -303,6 +303,7 @@ def load(
     _own_budget(layers)
     if base is None:
         _by_files(layers)
+        _own_codec(layers)
     config = layers.config()
     if base is None and all(getattr(config, name) is None for name in BUDGET):
         layers.put("minutes", DEFAULT_MINUTES, "default budget")
@@ -335,6 +336,14 @@ def _by_files(layers: _Layers) -> None:
     elif codec.get("kind") == "bytes" and "data.format" not in layers.origins:
         if any(_binary(Path(path).expanduser()) for path in paths):
             layers.put("data.format", "bytes", "derived from data")
+
+
+def _own_codec(layers: _Layers) -> None:
+    """A codec that the user names has not what the recipe says of its own: letters in lower case."""
+    kind, lower = (layers.origins.get(f"codec.{name}", "") for name in ("kind", "lowercase"))
+    if kind and not kind.startswith("recipe ") and lower.startswith("recipe "):
+        if layers.tree["codec"]["kind"] != "wordpiece":
+            del layers.tree["codec"]["lowercase"], layers.origins["codec.lowercase"]
 
 
 def _binary(path: Path) -> bool:

@@ -148,6 +148,7 @@ EXAMPLES = _examples()
 OPTIONS: dict[str, dict[str, Any]] = {
     "embeddings": {"loss": "cosine"},
     "sound_tokens": {"rate": 1000},
+    "series_tokens": {"history": 32, "horizon": 16},
     "media_qa": {"size": 16, "patch": 8},
     **{name: {"size": 16} for name in ("picture_classification", "masked_picture", "caption")},
     "picture_tokens": {"size": 6},
@@ -157,6 +158,7 @@ CHAT_CODEC = train_codec(
     CodecConfig(kind="bpe", vocab_size=500), [*TEXTS, "user\n", "assistant\n", "system\n"] * 2
 )
 WAVES = train_codec(CodecConfig(kind="waves"), ())
+BINS = train_codec(CodecConfig(kind="ids", ids=64), ())
 PAD = CODEC.pad_id
 assert PAD == CHAT_CODEC.pad_id == WAVES.pad_id
 CHATS = frozenset({"messages", "prompt"})  # roles that are rendered as conversations
@@ -167,6 +169,8 @@ def codec_of(objective: Objective) -> Codec:
     own."""
     if type(objective).__name__ in ("SoundTokens", "PictureTokens"):
         return WAVES
+    if type(objective).__name__ == "SeriesTokens":
+        return BINS
     return CHAT_CODEC if CHATS & set(objective.roles) else CODEC
 
 

@@ -3,17 +3,20 @@ missing counted."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from exnihilo.codec.sound.read import load, save
 from exnihilo.config import DataConfig
 from exnihilo.data import open_sources
 from exnihilo.data.base import Drops
-from exnihilo.errors import ConfigError
+from exnihilo.errors import ConfigError, DataError
 
 datasets = pytest.importorskip("datasets")
 
@@ -41,16 +44,21 @@ def stored(folder: Path, clips: list[Path], *, embed: bool, column: str = "audio
     cells[2] = {"bytes": None, "path": "nowhere.wav"}
     features = datasets.Features(
         {
-            column: datasets.Audio(decode=False),
+            column: datasets.Audio(),
             "label": datasets.ClassLabel(names=["bell", "drum"]),
             "speaker": datasets.Value("string"),
         }
     )
-    rows = datasets.Dataset.from_dict(
-        {column: cells, "label": [0, 1, 0, 1], "speaker": ["ann", "bob", "ann", "ann"]}, features=features
+    table = pa.table(
+        {
+            column: pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+            "label": pa.array([0, 1, 0, 1], pa.int64()),
+            "speaker": ["ann", "bob", "ann", "ann"],
+        }
     )
+    told = {"huggingface": json.dumps({"info": {"features": features.to_dict()}})}
     folder.mkdir()
-    rows.to_parquet(folder / "train.parquet")
+    parquet.write_table(table.replace_schema_metadata(told), folder / "train.parquet")
     return folder
 
 
@@ -94,11 +102,13 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path, clips: list[Path]):
     assert opened(folder, cache).fingerprint(cache) != before
 
 
-def test_a_folder_of_files_through_the_library(tmp_path: Path, clips: list[Path]):
+def test_a_folder_of_files_needs_no_library(tmp_path: Path, clips: list[Path]):
     for i, clip in enumerate(clips):
-        target = tmp_path / "set" / ("bell" if i % 2 else "drum") / clip.name
+        target = tmp_path / "set" / "train" / ("bell" if i % 2 else "drum") / clip.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(clip.read_bytes())
     found = list(opened(tmp_path / "set", tmp_path / "cache").examples())
     assert sorted(e["label"] for e in found) == ["bell", "bell", "drum", "drum"]
     assert all(len(load(e["sound"], 16_000)) == 800 for e in found)
+    with pytest.raises(DataError, match="no split 'dev'"):
+        opened(Path(f"{tmp_path / 'set'}:dev"), tmp_path / "cache")

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from exnihilo.config import DataConfig
 from exnihilo.data import archives
@@ -86,7 +88,8 @@ def test_texts_stand_beside_in_an_archive_too(tmp_path: Path):
 def test_broken_archives_say_so(tmp_path: Path):
     path = archive(tmp_path / "a.tar", FILES)
     whole = path.read_bytes()
-    for name, body in (("cut.tar", whole[:700]), ("no.tar", b"nothing of the kind" * 40), ("zip.tar", gzip.compress(whole))):  # fmt: skip
+    broken = {"cut.tar": whole[:700], "no.tar": b"nothing of the kind" * 40, "zip.tar": gzip.compress(whole)}
+    for name, body in broken.items():
         (tmp_path / name).write_bytes(body)
         with pytest.raises(DataError, match=name):
             opened(tmp_path / name)
@@ -141,3 +144,29 @@ def test_a_table_may_name_members(tmp_path: Path):
     before = opened(table).fingerprint(tmp_path / "c")
     archive(tmp_path / "a.tar", {**FILES, "more.png": png(9)})
     assert opened(table).fingerprint(tmp_path / "c") != before
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["tar", "idx", "idx.gz"]),
+    where=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=6),
+    cut=st.integers(0, 5000),
+)
+def test_spoilt_bundles_are_read_or_refused(tmp_path: Path, kind: str, where: list[Any], cut: int):
+    if kind == "tar":
+        path = archive(tmp_path / "a.tar", FILES)
+    else:
+        name = "train-images-idx3-ubyte" + (".gz" if kind.endswith("gz") else "")
+        path = idx(tmp_path / name, np.arange(60).reshape(5, 4, 3))
+    spoilt = bytearray(path.read_bytes())
+    for at, value in where:
+        spoilt[at % len(spoilt)] = value
+    path.write_bytes(bytes(spoilt[: cut % (len(spoilt) + 1)] if cut % 2 else spoilt))
+    try:
+        if kind == "tar":
+            for name, size in archives.members(path):
+                assert len(archives.member(path, name)) == size
+        else:
+            assert archives.idx(path).dtype == np.uint8
+    except DataError as error:
+        assert str(path) in str(error)

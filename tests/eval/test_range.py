@@ -17,7 +17,7 @@ from exnihilo.errors import DataError
 from exnihilo.eval.suites import Asked, positions, retrieval
 from exnihilo.model import Model, build
 
-TEXTS = [" ".join(f"{a}{b}{c}" for c in "xyz" for b in "mnopq") for a in "abcdefghijkl"]
+TEXTS = [" ".join(f"{a}{b}{c}" for c in "wxyz" for b in "mnopqrs") for a in "abcdefghijkl"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def codec() -> Codec:
 def data(tmp_path: Path) -> DataConfig:
     path = tmp_path / "texts.txt"
     path.write_text("\n\n".join(TEXTS))
-    return DataConfig.model_validate({"sources": str(path)})
+    return DataConfig.model_validate({"sources": str(path), "unit": "paragraph"})
 
 
 def model_of(codec: Codec, context: int = 128) -> Model:
@@ -44,9 +44,10 @@ class Seer(torch.nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.config, V = model.config, model.config.vocab_size
-        self.heads = torch.nn.ModuleDict({"tokens": torch.nn.Linear(V or 1, V or 1)})
-        torch.nn.init.eye_(self.heads["tokens"].weight)
-        torch.nn.init.zeros_(self.heads["tokens"].bias)
+        same = torch.nn.Linear(V or 1, V or 1, bias=True)
+        torch.nn.init.eye_(same.weight)
+        torch.nn.init.zeros_(same.bias)
+        self.heads = torch.nn.ModuleDict({"tokens": same})
 
     def forward(self, raw: Any) -> torch.Tensor:
         rows = raw["tokens"].tolist()

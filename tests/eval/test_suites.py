@@ -237,7 +237,8 @@ def test_the_world_has_items_for_every_suite_that_needs_no_data(little_codec: Co
     for name in names():
         if not create(name).needs_data:
             asked = Asked(model, little_codec, world, max_new_tokens=2)
-            assert create(name).run(asked).figures["examples"] == 4, name
+            cells = 5 * 4 * 8 if name == "retrieval" else 4  # depths, lengths, texts of each
+            assert create(name).run(asked).figures["examples"] == cells, name
     with pytest.raises(ConfigError, match="world or world:N"):
         create("lambada").run(Asked(model, little_codec, DataConfig.model_validate({"sources": "world:qa"})))
 
@@ -338,7 +339,8 @@ def test_ratio_covers_as_it_says() -> None:
 
 
 def test_names_and_options(little: Model, little_codec: Codec) -> None:
-    assert set(names()) == {"lambada", "multiple_choice", "gsm8k", "code", "bits_per_byte"}
+    of_texts = {"bits_per_byte", "positions", "retrieval"}
+    assert set(names()) == {"lambada", "multiple_choice", "gsm8k", "code", *of_texts}
     assert parse("a=x.jsonl, multiple-choice") == [("a", "x.jsonl"), ("multiple_choice", None)]
     for wrong in ("", "a,,b", "a=", ["a", "a"]):
         with pytest.raises(UsageError):

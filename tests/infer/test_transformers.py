@@ -10,7 +10,7 @@ from exnihilo.infer import Engine, Request, Sampling, generate, log_likelihood, 
 from exnihilo.interop import hf
 
 transformers = pytest.importorskip("transformers")
-FAMILIES = ("qwen3", "llama", "gpt2")
+FAMILIES = ("qwen3", "llama", "gpt2", "ministral")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -59,7 +59,7 @@ def theirs_of(family: str, tied: bool) -> Any:
         given |= {"num_key_value_heads": 2, "intermediate_size": 100, "max_position_embeddings": 200}
         given |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
         given |= {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}
-    kind = {"gpt2": "GPT2", "llama": "Llama", "qwen3": "Qwen3"}[family]
+    kind = {"gpt2": "GPT2", "llama": "Llama", "ministral": "Ministral", "qwen3": "Qwen3"}[family]
     config = getattr(transformers, f"{kind}Config")(vocab_size=VOCAB, tie_word_embeddings=tied, **given)
     torch.manual_seed(2)
     model = transformers.AutoModelForCausalLM.from_config(config)
@@ -206,11 +206,11 @@ def test_names_without_prefix_and_with_masks() -> None:
         ("qwen3", {"model_type": None}, "model_type is None"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True"),
         ("qwen3", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ("qwen3", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("qwen3", {"use_sliding_window": True, "layer_types": None, "max_window_layers": 1}, "layer_types"),
         ("qwen3", {"layer_types": ["sliding_attention"]}, "sliding_attention"),
         ("qwen3", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("llama", {"mlp_bias": True}, "mlp_bias is True"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 4.0}}, "rope_type is 'llama3'"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ("gpt2", {"activation_function": "relu"}, "activation_function is 'relu'"),

@@ -56,8 +56,9 @@ def test_the_same_logits_both_ways(family: str, kw: dict[str, Any], tmp_path: Pa
 
 def test_sinks_come_back_and_transformers_refuses_them(tmp_path: Path) -> None:
     model = build(config_of("qwen3", sinks=True, window=5), seed=1).eval()
-    for block in model.trunk.blocks:
-        torch.nn.init.normal_(block.attention.sinks)
+    for name, p in model.named_parameters():
+        if name.endswith(".sinks"):
+            torch.nn.init.normal_(p)
     hf.save(model, None, tmp_path)
     back, _ = hf.load(tmp_path)
     tokens_BT = torch.randint(0, 50, (2, 30))

@@ -88,7 +88,7 @@ def test_masked_image_modelling_says_the_same_of_hidden_patches(tmp_path: Path):
     want = patchify(said.permute(0, 2, 3, 1).contiguous(), PATCH)
     for folder in ("a", "b"):
         native, codec = hf.load(tmp_path / folder)
-        assert codec is not None and native.config.outputs == ("vectors",)
+        assert codec is not None and codec.mask_id is not None and native.config.outputs == ("vectors",)
         objective: Any = registry.create("masked_picture", {"size": 12, "painter": False}, length=10)
         items = [objective.item(image, codec) for image in pixels]
         batch = {k: torch.as_tensor(np.stack([i[k] for i in items])) for k in items[0]}
@@ -149,3 +149,41 @@ def test_what_cannot_be_obeyed_is_refused(tmp_path: Path, key: str, value: Any):
 def test_patches_come_back_from_their_order():
     pixels = images()
     np.testing.assert_array_equal(unpatchify(patchify(pixels, PATCH), (2, 3), PATCH), pixels)
+
+
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "ViTForMaskedImageModeling", "ViTModel"])
+def test_imports_and_exports_prove_themselves_on_pixels(tmp_path: Path, kind: str):
+    import json
+
+    from exnihilo.proof import export_run, import_folder
+
+    theirs(tmp_path / "a", kind, image_size=8)
+    run = import_folder(tmp_path / "a", out=tmp_path / "run")
+    proof = json.loads((run / "proof.json").read_text())
+    assert {"logits", "transformers_logits", "source_logits"} <= set(proof["checks"])
+    assert all(entry["held"] for entry in proof["checks"].values())
+    again = export_run(run, to="hf", out=tmp_path / "b", dtype=None)
+    assert again["proved"] and again["checks"]["transformers_logits"]["max_difference"] < 1e-4
+
+
+def test_how_pictures_are_prepared_goes_with_the_folder(tmp_path: Path):
+    import json
+
+    theirs(tmp_path / "a", "ViTForImageClassification", image_size=8)
+    how = {
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.5, 0.6, 0.7],
+        "resample": 3,
+        "size": {"height": 8, "width": 8},
+    }
+    (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(how))
+    loaded = load(tmp_path / "a")
+    assert loaded.objective is not None
+    options = loaded.objective["options"]
+    assert options["mean"] == [0.1, 0.2, 0.3] and options["resample"] == "bicubic" and "fit" not in options
+    hf.save(loaded.model, loaded.codec, tmp_path / "b", objective=loaded.objective)
+    written = json.loads((tmp_path / "b" / "preprocessor_config.json").read_text())
+    assert {name: written[name] for name in how} == how
+    (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps({**how, "rescale_factor": 1.0}))
+    with pytest.raises(Exception, match="rescale_factor"):
+        load(tmp_path / "a")

@@ -5,7 +5,6 @@ Key: B batch, T positions, H heads, d head width
 
 from __future__ import annotations
 
-import tracemalloc
 import warnings
 from typing import Any
 
@@ -74,7 +73,7 @@ def test_long_rows_equal_the_reference(
     wanted = [*inputs, *([sink_H] if sink_H is not None else [])]
     results = []
     for function in (reference, attend):
-        out = function(*inputs, rule, sink_H=sink_H)
+        out = function(inputs[0], inputs[1], inputs[2], rule, sink_H=sink_H)
         results.append((out, *torch.autograd.grad(out, wanted, grad)))
     for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-8, check_stride=False)
@@ -83,14 +82,14 @@ def test_long_rows_equal_the_reference(
 @pytest.mark.parametrize("T", [7, 100, 300])
 @pytest.mark.parametrize("kind", ["causal", "full", "documents", "window", "both"])
 def test_sinks_equal_the_reference(kind: str, T: int) -> None:
-    given: dict[str, Any] = {"causal": {}, "full": {"group": 1}}.get(kind) or RULES.get(kind, dict)
-    given = given(2, T) if callable(given) else given
+    plain: dict[str, dict[str, Any]] = {"causal": {}, "full": {"group": 1}}
+    given = plain[kind] if kind in plain else RULES[kind](2, T)
     inputs, sink_H = _qkv(2, T), _sink()
     rule = plan(inputs[0].transpose(1, 2), **given)
     grad = torch.randn(2, H, T, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     results = []
     for function in (reference, attend):
-        out = function(*inputs, rule, sink_H=sink_H)
+        out = function(inputs[0], inputs[1], inputs[2], rule, sink_H=sink_H)
         results.append((out, *torch.autograd.grad(out, (*inputs, sink_H), grad)))
     for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-8, check_stride=False)
@@ -134,7 +133,7 @@ def test_over_a_cache(window: int | None, sunk: bool) -> None:
 
 def test_chosen_queries_with_a_sink() -> None:
     q, k, v = (x.detach() for x in _qkv(2, 30))
-    rule, sink_H = plan(q.transpose(1, 2), **_packed(2, 30)), _sink().detach()
+    rule, sink_H = plan(q.transpose(1, 2), doc_BT=_packed(2, 30)["doc_BT"]), _sink().detach()
     chosen_BM = torch.tensor([[3, 11], [0, 29]])
     some = torch.stack([q[b][:, chosen_BM[b]] for b in range(2)])
     found = attend_some(some, k, v, rule, chosen_BM, sink_H=sink_H)
@@ -149,7 +148,7 @@ def test_flex_with_a_sink_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(room, "_compiled_flex", [flex_attention])
     q, k, v = (x.detach().float() for x in _qkv(2, 40))
     sink_H = _sink().detach().float()
-    rule = plan(q.transpose(1, 2), flex=True, **_packed(2, 40), window=9)
+    rule = plan(q.transpose(1, 2), flex=True, doc_BT=_packed(2, 40)["doc_BT"], window=9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # says that it is not compiled: it is not, here
         out = attend(q, k, v, rule, sink_H=sink_H)
@@ -173,7 +172,7 @@ def test_dropout_of_long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(*given: Tensor) -> Tensor:
         torch.set_rng_state(state)
-        return attend(*given, rule, dropout=0.4)
+        return attend(given[0], given[1], given[2], rule, dropout=0.4)
 
     small = [x[:, :1, :20].detach().clone().requires_grad_() for x in (q, k, v)]
     rule = plan(small[0].transpose(1, 2), window=8)
@@ -218,9 +217,7 @@ def test_no_square_matrix_is_held() -> None:
                 largest = max(largest, out.numel())
             return out
 
-    tracemalloc.start()
     with Watch():
         rule = plan(q.transpose(1, 2).flatten(2), window=64)
         attend(q, k, v, rule).sum().backward()
-    tracemalloc.stop()
     assert rule.kind == "long" and largest <= 4 * 8 * T

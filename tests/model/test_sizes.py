@@ -17,8 +17,9 @@ from exnihilo.model.family import find, names
 def test_the_dial_alone(depth: int, family: str) -> None:
     full = resolve(ModelConfig(depth=depth, family=family), 1000)
     open_ones = {name for name, value in full.model_dump().items() if value is None}
-    local = set() if family == "modernbert" else {"window", "global_every", "local_theta"}
-    assert open_ones == {"preset", "labels", *local}
+    local = {"modernbert": set(), "ministral": {"global_every", "local_theta"}}
+    said = local.get(family, {"window", "global_every", "local_theta"})
+    assert open_ones == {"preset", "labels", "straight", "yarn", *said}
     assert full.width == 64 * depth and full.heads * full.head_dim == full.width  # type: ignore[operator]
     assert full.heads >= 2 and full.kv_heads == full.heads  # type: ignore[operator]
     assert full.head_dim == (32 if depth == 1 else 64)

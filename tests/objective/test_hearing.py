@@ -242,6 +242,34 @@ def test_ctc_reads_what_it_was_taught():
     assert objective.encode_many([{"sound": NAMES[0], "text": " "}], MARKS)[0].note == "without a text"
 
 
+def test_the_flat_start_ends_with_the_plateau():
+    objective = made("ctc", SAID)
+    letters = "".join(e["text"] for e in SAID)
+    share = np.array([letters.count(c) for c in sorted(set(letters))]) / len(letters)
+    assert objective.facts["entropy"] == pytest.approx(-(share * np.log(share)).sum())
+    data = packed(objective, SAID)
+    plain, trained = drawn(objective, data), drawn(objective, data, seed=1)
+    assert (plain["spread"] == -100).all() and (trained["spread"] != -100).any()
+    assert not (trained["spread"] != -100)[data.columns["kind"] != 1].any()
+    for b, start, end in segments(data.columns["kind"], data.columns["doc"]):
+        ids = data.columns["targets"][b, start - 1 : end]
+        said = trained["spread"][b, start:end]
+        kept = said[said > 0]  # runs of the text, in its order
+        runs = kept[np.flatnonzero(np.diff(kept, prepend=-1))]
+        ids = ids[ids != -100]
+        assert runs.tolist() == ids[np.flatnonzero(np.diff(ids, prepend=-1))].tolist()
+    model = model_of(objective)
+    batch = {k: torch.from_numpy(v) for k, v in trained.items()}
+    sums = objective.sums(model, batch)
+    assert float(sums["flat"]) > 0  # at random weights the loss lies above the entropy
+    objective.facts = {**objective.facts, "entropy": 1e6}
+    assert float(objective.sums(model, batch)["flat"]) == 0
+    off = made("ctc", SAID, flat=0.0)
+    assert (drawn(off, data, seed=1)["spread"] == -100).all()
+    with pytest.raises(Exception, match="order of time"):
+        registry.create("ctc", {"frames": "ast"}, length=2048)
+
+
 def test_a_decoder_transcribes_what_it_was_taught_and_its_cache_changes_nothing():
     codec = train_codec(CodecConfig(kind="chars"), ["ab ba aab"])
     objective = made("transcription", SAID)

@@ -286,7 +286,7 @@ def test_a_small_model_learns_to_see_and_to_hear():
     batch = batch_of([item_of(e, made) for e in examples], row=320)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     count = made.counts(batch)["nll"]
-    for _ in range(60):
+    for _ in range(120):
         loss = made.sums(model, batch)["nll"] / count
         optimizer.zero_grad()
         loss.backward()

@@ -297,9 +297,14 @@ def test_the_picture_sees_itself_both_ways_and_never_the_text():
 
 
 def test_texts_go_on_behind_the_largest_coordinate():
-    item = {"tokens": np.zeros(4, np.int32), "place": np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int16),
-            "wave": np.ones((4, 3), np.int16), "samples": 9}  # fmt: skip
-    whole = behind(item, [7, 8, 9])
+    place = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int16)
+    item: Any = {
+        "tokens": np.zeros(4, np.int32),
+        "place": place,
+        "wave": np.ones((4, 3), np.int16),
+        "samples": 9,
+    }
+    whole: Any = behind(item, [7, 8, 9])
     assert whole["place"][4:].tolist() == [[2, 2], [3, 3], [4, 4]]
     assert (
         whole["targets"].tolist() == [-100] * 4 + [8, 9, -100]
@@ -328,3 +333,14 @@ def test_pixels_are_tokens_and_come_back():
     assert objective.pixels_of("").shape == (8, 8, 3)
     with pytest.raises(Exception, match="codec.kind=waves"):
         objective.encode_many(EXAMPLES, MARKS)
+
+
+def test_the_painters_cost_is_counted():
+    from exnihilo.model import flops_per_token, parameters, resolve
+
+    sizes: dict[str, Any] = {"depth": 4, "width": 64, "heads": 2, "context": 65, "vocab_size": 6}
+    config = resolve(ModelConfig(family="vit", inputs={"picture": (48,)}, outputs=("painter",), **sizes))
+    model = build(config)
+    assert parameters(config) == sum(p.numel() for p in model.parameters())
+    whole = flops_per_token(config.model_copy(update={"outputs": ("vectors",)}), 65)
+    assert 0.25 * whole < flops_per_token(config, 65) < 0.5 * whole

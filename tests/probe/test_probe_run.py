@@ -37,7 +37,8 @@ def test_a_run_gives_figures_and_pictures(run: Path):
     names = {Path(f).name for f in figures["files"]}
     assert names == {"distance.png", "map.png", "text.html"}
     assert json.loads((run / "probe" / "influence.json").read_text())["reach"] == figures["reach"]
-    assert len(summary(figures)) == 4
+    assert len(summary(figures)) == 4 + len(figures["doubts"])
+    assert figures["doubts"]  # nothing is learnt there
 
 
 def test_one_text_of_ones_own_may_be_short(run: Path, tmp_path: Path):

@@ -238,3 +238,29 @@ def test_int8_weights_serve_the_same_labels(folders: dict[str, Path], serving: C
         found = ask(client, "/v1/classify", model="mood", input=texts)["data"]
     for one, other in zip(found, mine, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=0.05)
+
+
+def test_long_answers_are_written_beside_the_loop_and_none_once_it_drains(
+    folders: dict[str, Path], serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    original = encoders.writing.encoded
+    monkeypatch.setattr(
+        encoders.writing, "encoded", lambda x: made.append(threading.current_thread().name) or original(x)
+    )
+    paths = [folders[name] for name in ("mood", "rank", "vectors")]
+    with serving(paths, Settings(reload=0)) as server, server.client() as client:
+        asked = {
+            "/v1/classify": {"model": "mood", "input": ["the cat sat"] * 200},
+            "/v1/rerank": {"model": "rank", "query": "a dog", "documents": ["the cat sat"] * 200},
+            "/v1/embeddings": {"model": "vectors", "input": ["the cat sat"] * 200},
+        }
+        for path, body in asked.items():
+            ask(client, path, **body)
+        loop = next(t.name for t in threading.enumerate() if t.name == server._thread.name)
+        assert len(made) == 3 and loop not in made
+        server.shelf.draining = True
+        for path, body in asked.items():
+            reply = client.post(path, json=body)
+            assert reply.status_code == 503 and reply.json()["error"]["code"] == "shutting_down"
+            assert reply.headers["Retry-After"] == "5"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,3 +142,48 @@ def test_what_it_cannot_obey_is_refused(run: Loaded) -> None:
     bert = build(ModelConfig(family="bert", depth=1, width=32, heads=2, context=16, vocab_size=60), seed=0)
     with pytest.raises(ModelError, match="encoder"):
         llamacpp.build(Loaded(bert, pieces, run.path), Settings())
+
+
+def test_structures_over_http_are_those_of_the_native_backend(
+    runs: dict[str, Path], serving: Callable[..., Any]
+) -> None:
+    """Each kind of response_format, whole and streamed, and a prompt that is told of."""
+    pytest.importorskip("llguidance", reason="needs the extra 'structured'")
+    schema = {
+        "type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 99}},
+        "required": ["n"], "additionalProperties": False,
+    }  # fmt: skip
+    forms = [
+        {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+        {"type": "regex", "regex": "[0-9]{3}-[a-f]{2}"},
+        {"type": "choice", "choice": ["yes", "no", "perhaps"]},
+        {"type": "grammar", "grammar": 'start: "a" ("b" | "c")+ "d"'},
+    ]
+    asked: dict[str, Any] = {"model": "talk", "max_tokens": 60, "seed": 3}
+    said: list[list[Any]] = []
+    for backend in ("exnihilo", "llama.cpp"):
+        with (
+            serving([runs["talk"]], Settings(slots=4, reload=0, backend=backend, threads=1)) as server,
+            server.client() as client,
+        ):
+            found: list[Any] = []
+            for form in forms:
+                body = {**asked, "response_format": form, "messages": [{"role": "user", "content": "Hi"}]}
+                reply = client.post("/v1/chat/completions", json=body)
+                assert reply.status_code == 200, reply.text
+                choice = reply.json()["choices"][0]
+                found.append((choice["message"]["content"], choice["finish_reason"]))
+                streamed = client.post("/v1/chat/completions", json={**body, "stream": True}).text
+                parts = [json.loads(x[6:]) for x in streamed.splitlines() if x.startswith("data: {")]
+                text = "".join(p["choices"][0]["delta"].get("content") or "" for p in parts if p["choices"])
+                assert text == found[-1][0]
+            echoed = client.post(
+                "/v1/completions",
+                json={**asked, "prompt": "Once", "max_tokens": 0, "echo": True, "logprobs": 0},
+            ).json()["choices"][0]
+            assert echoed["text"] == "Once" and len(echoed["logprobs"]["tokens"]) == 4
+            found.append([round(p, 3) for p in echoed["logprobs"]["token_logprobs"]])
+            said.append(found)
+    native, other = said
+    assert native[:4] == other[:4] and native[4] == pytest.approx(other[4], abs=2e-3)
+    assert json.loads(native[0][0]).keys() == {"n"} and native[2][0] in ("yes", "no", "perhaps")

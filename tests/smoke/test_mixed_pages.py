@@ -18,16 +18,20 @@ PAGE = (Path(__file__).parents[2] / "docs" / "modalities.md").read_text(encoding
 SMALL = ["steps=2", "model.depth=1", "model.width=32", "model.heads=2", "batch.tokens=128", "threads=1"]
 
 
+def blocks() -> list[tuple[str, str]]:
+    """(language, text) of each block of the page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.S | re.M)
+
+
 def code(first: str) -> str:
     """The block of Python that begins so."""
-    [found] = [c for c in re.findall(r"```python\n(.*?)```", PAGE, re.S) if c.startswith(first)]
+    [found] = [body for kind, body in blocks() if kind == "python" and body.startswith(first)]
     return found
 
 
 def commands(word: str) -> list[list[str]]:
     """The lines of exnihilo in the block of commands that names a word."""
-    blocks = re.findall(r"```\n(.*?)```", PAGE, re.S)
-    [block] = [b for b in blocks if re.search(rf"\b{word}\b", b) and "exnihilo train" in b]
+    [block] = [b for kind, b in blocks() if not kind and re.search(rf"\b{word}\b", b) and "train" in b]
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
     return [words[1:] for words in lines if words and words[0] == "exnihilo"]
 
@@ -80,8 +84,12 @@ def test_notes_become_ids_and_train_as_printed(
     runpy.run_path("notes.py")
     ids = np.load("notes.npy")
     # 600 ticks are 20 steps of time, 240 are 8
-    assert ids.tolist() == [60, 275, 188, 64, 263, 192, 356] * 30
+    assert ids.tolist() == [60, 275, 64, 188, 263, 192, 356] * 30
     train, sample, to_file = commands("notes.npy")
+    plain = [word for word in train if not word.startswith("run=")]
+    for kind, message in (("bytes", "data.separator"), ("chars", "holds ids")):
+        assert main([*plain, *SMALL, f"codec.kind={kind}", f"run=runs/{kind}"]) in (1, 2)
+        assert message in capsys.readouterr().err
     run(train, capsys, *SMALL, "model.context=32")
     said = run(sample, capsys).split()
     assert said[:3] == ["60", "275", "188"] and all(0 <= int(word) <= 356 for word in said)

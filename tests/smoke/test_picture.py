@@ -154,3 +154,9 @@ def test_the_doctor_shows_pictures(folder: Path, capsys: Capture):
     assert "too large" in shown or "give nothing to train on" in shown
     assert main(["doctor", "masked_picture", f"data={folder}", *SMALL]) == 0
     assert "\u2591" in capsys.readouterr().out
+
+
+def test_a_vit_of_something_else_is_refused(tmp_path: Path, capsys: Capture):
+    words = ["train", "sound_classification", "data=world:30", "model.family=vit", f"run={tmp_path / 'r'}"]
+    assert main([*words, *TINY, "steps=1"]) == 2
+    assert "picture" in capsys.readouterr().err

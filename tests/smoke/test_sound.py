@@ -53,6 +53,29 @@ def test_files_become_a_run_and_what_cannot_be_heard_is_counted(heard: Path):
     assert [f["val_accuracy"] for f in figures if "val_accuracy" in f][-1] > 0.8
 
 
+def test_a_class_that_nobody_can_hear_is_not_in_the_model(folder: Path, tmp_path: Path, capsys: Capture):
+    for kind in ("bell", "drum"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for i in range(6):
+            (tmp_path / "data" / kind / f"{i}.wav").write_bytes((folder / kind / f"{i}.wav").read_bytes())
+    (tmp_path / "data" / "ghost").mkdir()
+    for i in range(3):
+        (tmp_path / "data" / "ghost" / f"{i}.wav").write_text(f"boo {i}")
+    run = tmp_path / "run"
+    words = ["train", "sound_classification", f"data={tmp_path / 'data'}", f"run={run}", *TINY, "steps=2"]
+    words += [f"val={folder}"]
+    assert main(words) == 0
+    assert json.loads((run / "objective.json").read_text())["facts"]["labels"] == ["bell", "drum"]
+    said = capsys.readouterr()
+    assert "none of their sounds can be heard: 'ghost' (3)" in said.out + said.err
+    assert json.loads((run / "data.json").read_text())["sources"][0]["dropped"]["that are no sounds"][0] == 3
+    for kind in ("bell", "drum"):
+        for file in (tmp_path / "data" / kind).iterdir():
+            file.unlink()
+    assert main(words) != 0
+    assert "can be heard" in capsys.readouterr().err
+
+
 def test_a_run_is_asked_with_a_file(heard: Path, folder: Path, capsys: Capture):
     assert main(["predict", str(heard), str(folder / "bell" / "3.wav"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["prediction"]["label"] == "bell"

@@ -74,7 +74,14 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(
         ({"batch": _batch(lengths=((0.5, 16), (0.3, 8), (0.2, 32)))}, "lengths that rise"),
         ({"batch": _batch(tokens=16)}, "batch.tokens=32"),
         ({"steps": None, "minutes": 1.0}, "by the clock"),
-        ({"objective": "recall", "batch": _batch(lengths=((0.5, 3), (0.5, 32)))}, "no item fits"),
+        (
+            {
+                "objective": "recall",
+                "data": "recall:copy_first:32:80",
+                "batch": _batch(lengths=((1, 2), (1, 32))),
+            },
+            "no item fits",
+        ),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused(

@@ -111,6 +111,10 @@ def _next(run: str) -> str:
         return f'exnihilo predict {run} "QUESTION" "CONTEXT"'
     if name == "sound_tokens":
         return f"exnihilo sample {run} max_new_tokens=8000 out=a.wav"
+    if name in ("forecasting", "series_tokens"):
+        return f"exnihilo predict {run} FILE.csv --out next.csv"
+    if name == "masked_series":
+        return f"exnihilo train forecasting init={run} data=PATH"
     if name == "masked_sound":
         return f"exnihilo train sound_classification init={run} data=PATH"
     if name == "media_qa":
@@ -160,11 +164,11 @@ def sample(a: Arguments) -> Figures:
     whole = to is not None and bool(raw.kind_of(run))
     if to is not None and not whole:
         sound.check(run)
-    prompt = raw.prompt(run, sound.prompt(run, prompt))
+    asked, prompt = prompt, raw.prompt(run, sound.prompt(run, prompt))
     texts: list[str] = []
     if whole:
         made = api.sample(run, prompt, n=n, **given)
-        files = raw.write(run, made, to)
+        files = raw.write(run, made, to, asked)
         out(a, f"written: {', '.join(files)}")
         return {"run": run, "files": files, "tokens": [len(generation.ids) for generation in made]}
     if n == 1:
@@ -226,7 +230,7 @@ def predict(a: Arguments) -> Figures:
     from exnihilo import api
     from exnihilo.config_layers import load as merge
     from exnihilo.errors import UsageError
-    from exnihilo.predictions import ask
+    from exnihilo.predictions import ask, series
 
     run, *texts = a.positionals
     given = a.given("out", "top_k", "batch_tokens")
@@ -254,7 +258,7 @@ def predict(a: Arguments) -> Figures:
         **options,
     )
     if file is None:
-        for line in _told(found):
+        for line in series.lines(found) if "forecasts" in found else _told(found):
             out(a, line)
         return {"run": run, "prediction": found}
     if "out" in given:

@@ -28,7 +28,9 @@ _SAMPLING = {
 
 _SUITES = {
     "suite": Option(
-        "NAME[=PATH],... of lambada, multiple_choice, gsm8k, code, bits_per_byte; all; harness", many=True
+        "NAME[=PATH],... of lambada, multiple_choice, gsm8k, code, bits_per_byte, retrieval, positions; all; "
+        "harness",
+        many=True,
     ),
     "shots": Option("of a suite: solved examples shown before each question (0)", int, least=0),
     "shots_from": Option("of a suite: the file they come from (the first ones of the data)"),

@@ -28,7 +28,7 @@ from exnihilo.errors import DataError
 
 MARK = "::"
 _IDX = re.compile(r"[-.]idx(\d)-ubyte(\.gz)?$", re.IGNORECASE)
-MOST_BYTES = 8 << 30
+MOST_BYTES = 2 << 30
 """Of one idx file, unpacked."""
 MOST_MEMBER = 1 << 30
 """Of one member of an archive."""

@@ -1,6 +1,6 @@
 """Data sets of the hub whose rows hold sounds or pictures: `data=hub:owner/name`, `data=hub:FOLDER`.
 
-    source = HubMedia(SourceConfig(path="hub:owner/speech"), DataConfig(), want, cache)
+    source = open_hub(SourceConfig(path="hub:owner/speech"), DataConfig(), want, cache)
 
 Columns of the types Audio and Image come as the bytes of a file, or as its path (`decode=False`: torchcodec
 is not needed). An example holds a path, as it does of other sources: bytes are written once to the cache,
@@ -21,8 +21,8 @@ from exnihilo.config import DataConfig, SourceConfig
 from exnihilo.data import cache as cached
 from exnihilo.data.base import MEDIA, Drops, Example
 from exnihilo.data.roles import Mapper
-from exnihilo.data.sources import HubSource, Want
-from exnihilo.errors import ConfigError
+from exnihilo.data.sources import HubSource, Source, Want
+from exnihilo.errors import ConfigError, DataError
 
 _HEADS = {
     b"RIFF": ".wav",
@@ -36,6 +36,32 @@ _HEADS = {
     b"BM": ".bmp",
 }
 """How files begin; MP3 without a tag does not say."""
+
+
+def open_hub(config: SourceConfig, data: DataConfig, want: Want, cache: Path | None) -> Source:
+    """A data set with sounds or pictures. A local folder of such files, in folders for each split or each
+    label or with metadata, is read as `data=FOLDER` is: `datasets` would need torchcodec for it."""
+    name, split = config.path.removeprefix("hub:"), ""
+    stem, colon, last = name.rpartition(":")
+    if colon and "/" not in last and "\\" not in last:
+        name, split = stem, last
+    folder = Path(name).expanduser()
+    suffixes = frozenset().union(*(MEDIA[role] for role in MEDIA if role in (*want.roles, *want.extras)))
+    if folder.is_dir() and any(path.suffix.lower() in suffixes for path in folder.rglob("*")):
+        from exnihilo.data import media, mixed
+
+        inside = folder / (split or "train")
+        if split and not inside.is_dir():
+            raise DataError(
+                f"{config.path} has no split {split!r}",
+                expected=f"a folder {inside}",
+                next=f"hub:{name} or hub:{name}:SPLIT",
+            )
+        plain = config.model_copy(update={"path": str(inside if inside.is_dir() else folder)})
+        if MEDIA.keys() & {*want.roles}:
+            return media.open_media(plain, data, want)
+        return mixed.Mixed(plain, data, want)
+    return HubMedia(config, data, want, cache)
 
 
 class HubMedia(HubSource):

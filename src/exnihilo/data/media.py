@@ -11,8 +11,8 @@ Four layouts:
                                     are relative to the manifest's folder
     a folder with metadata.csv,     the same (.jsonl, .tsv): the layout of Hugging Face's audiofolder and
     metadata.jsonl                  imagefolder
-    a .tar, an idx file             pictures inside one file (`archives`, `bundles`): as in a folder; the labels
-                                    of train-images-idx3-ubyte.gz stand in train-labels-idx1-ubyte.gz
+    a .tar, an idx file             pictures inside one file (`archives`, `bundles`): as in a folder; the
+                                    labels of train-images-idx3-ubyte.gz stand in train-labels-idx1-ubyte.gz
 
 An example holds the path; what reads the file is the codec, in the threads that encode. A file's content is
 part of the source's fingerprint, and tells which files occur twice. `data.group` names the part of a name (or
@@ -29,8 +29,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from exnihilo.config import DataConfig, SourceConfig
-from exnihilo.data import cache as cached
 from exnihilo.data import archives, files, tables
+from exnihilo.data import cache as cached
 from exnihilo.data.base import MEDIA, Drops, Example
 from exnihilo.data.sources import FileSource, Source, Want
 from exnihilo.data.text import plain_suffix

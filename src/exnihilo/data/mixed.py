@@ -27,6 +27,8 @@ from exnihilo.errors import DataError
 class Mixed(FileSource):
     """A table, or a folder or glob of tables."""
 
+    lenient = True
+
     def __init__(self, config: SourceConfig, data: DataConfig, want: Want) -> None:
         super().__init__(config, data, want, files.find(config.path, encoding=data.encoding, texts=False))
         self.skipped.pop("binary", None)  # the pictures and sounds themselves

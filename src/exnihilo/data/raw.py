@@ -89,6 +89,12 @@ class Bytes(_Files):
 
     def __init__(self, config: SourceConfig, data: DataConfig, want: Want) -> None:
         super().__init__(config, data, want)
+        if data.separator is not None:
+            raise ConfigError(
+                f"data.separator={data.separator!r} with data.format=bytes",
+                expected="none: each file is a document",
+                next="leave data.separator out",
+            )
         self.format = "bytes"
 
     def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:

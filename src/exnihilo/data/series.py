@@ -1,17 +1,17 @@
 """Series as examples: which files and rows are one each, and which side of the split their parts are on.
 
-    open_series(SourceConfig(path="ETTh1.csv"), DataConfig(), want)        # one example, its rows divided by time
-    open_series(SourceConfig(path="ETTh1.csv:test"), DataConfig(), want)   # the part that is kept for the test
+    open_series(SourceConfig(path="ETTh1.csv"), DataConfig(), want)       # an example a part of its rows
+    open_series(SourceConfig(path="ETTh1.csv:test"), DataConfig(), want)  # the part that is kept for the test
 
-    .csv .tsv .txt .parquet    rows are moments, columns are channels: a file is an example (whatever column tells
-                               its series apart, the codec reads)
+    .csv .tsv .txt .parquet    rows are moments, columns are channels: a file is one example (several series,
+                               where a column tells them apart)
     .jsonl .json, .parquet     with a column of lists: a row is a series
     .npy, .npz (x and y)       (series, moments) or (series, moments, channels): a row is a series
 
-With labels (classification) a table has a series a row, its label in a column (or in the first, without a header: the
-layout of the UCR archive), or there is a folder of files for each label. A series with a label stands on one side of
-the split; without one its rows are divided by time: the example says which ``part`` it is about, and how rows are
-divided is the objective's business.
+With labels (classification) a table has a series a row, its label in a column (or in the first, without a
+header: the layout of the UCR archive), or there is a folder of files for each label. A series with a label
+stands on one side of the split; without one its rows are divided by time: the example says which ``part`` it
+is about, and how rows are divided is the objective's business.
 
 An example holds a path, or a row as JSON; what reads it is the codec.
 """
@@ -130,9 +130,7 @@ class SeriesSource(Source):
         where = str(path.absolute())
         yield from self._parts(where, label, file, 0, "", self._hash(file) or where)
 
-    def _parts(
-        self, value: str, label: Any, file: int, index: int, at: str, group: str
-    ) -> Iterator[Example]:
+    def _parts(self, value: str, label: Any, file: int, index: int, at: str, group: str) -> Iterator[Example]:
         """The examples of a series: itself with its label, or one for each part."""
         example: dict[str, Any] = {
             "series": value, "_file": file, "_index": index, "_at": at, "_group": group, "_size": len(value)
@@ -222,7 +220,9 @@ class SeriesSource(Source):
             if names is None:
                 names = [cell.strip() for cell in cells]
                 wanted = self.given.get("label")
-                known = [i for i, n in enumerate(names) if n == wanted or (not wanted and n.lower() in LABELS)]
+                known = [
+                    i for i, n in enumerate(names) if n == wanted or (not wanted and n.lower() in LABELS)
+                ]
                 if wanted and not known:
                     raise fields.missing(str(path), "label", wanted, names)
                 label = known[0] if known else 0
@@ -245,7 +245,14 @@ class SeriesSource(Source):
 
     def content(self, cache: Path, workers: int) -> object:
         self._hashes = cached.hash_files(self.paths, cache, os.path.abspath(self.path), workers)
-        return ["series", self._hashes, list(self.names), self.part, self.labelled, sorted(self.given.items())]
+        return [
+            "series",
+            self._hashes,
+            list(self.names),
+            self.part,
+            self.labelled,
+            sorted(self.given.items()),
+        ]
 
     def _hash(self, file: int) -> str:
         return getattr(self, "_hashes", [""] * len(self.paths))[file]

@@ -138,7 +138,13 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """Files of text or records."""
+    """Files of text or records.
+
+    Attributes:
+        lenient: lines of JSON that are no records are counted, not an error.
+    """
+
+    lenient: bool = False
 
     def __init__(self, config: SourceConfig, data: DataConfig, want: Want, found: files.Files) -> None:
         super().__init__(config, data, want)
@@ -173,7 +179,8 @@ class FileSource(Source):
         first = next((i for i, kind in enumerate(self.kinds) if kind != "text"), None)
         if first is not None:
             path, lost_rows = self.paths[first], Drops()
-            rows = list(islice(choose.read(path, self.kinds[first], self.reading, lost_rows), fields.SAMPLE))
+            found_rows = choose.read(path, self.kinds[first], self.reading, lost_rows, lenient=self.lenient)
+            rows = list(islice(found_rows, fields.SAMPLE))
             if not rows:
                 raise DataError(
                     f"{path} has no records{lost_rows.summary(' (', ')')}",
@@ -418,7 +425,7 @@ def open_source(
     if path.startswith("hub:") and MEDIA.keys() & {*want.roles, *want.extras}:
         from exnihilo.data import hub_media
 
-        return hub_media.HubMedia(config, data, want, cache)
+        return hub_media.open_hub(config, data, want, cache)
     if path.startswith("hub:"):
         return HubSource(config, data, want)
     if "series" in want.roles:

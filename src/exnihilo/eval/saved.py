@@ -88,7 +88,9 @@ def kept(run: str | Path, weights: str | None = None) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     results = files.read_json(path).get("results")
-    whole = isinstance(results, list) and all(
+    if not isinstance(results, list):
+        results = [None]
+    whole = all(
         isinstance(entry, dict) and isinstance(entry.get("figures"), dict) and "suite" in entry
         for entry in results
     )

@@ -2,17 +2,19 @@
 
 ::
 
-    swift = encoder.swift(model)                # None: not for this model, or the model itself is faster
-    hidden_BTD = swift(raw, Attention.FULL)     # as model(raw, Attention.FULL)
+    fast = encoder.swift(model)                 # the model itself, where that is faster or nothing else fits
+    hidden_BTD = fast(raw, Attention.FULL)      # as model(raw, Attention.FULL)
 
-At 1 to 100 million parameters and sentences of natural length PyTorch spends much of a forward between products:
-in GELU, masks, copies, padding. Here documents stand without padding, a thread goes through all layers with a
-few of them, and what surrounds a product is done while its result is in the cache. Embedding and heads are the
-model's own. A document's states do not depend on what is beside it, to the last bit, with int8 too.
+At 1 to 100 million parameters and sentences of natural length PyTorch spends much of a forward between
+products: in GELU, masks, copies, padding. Here documents stand without padding, a thread goes through all
+layers with a few of them, and what surrounds a product is done while its result is in the cache. Embedding
+and heads are the model's own. A document's states do not depend on what is beside it, to the last bit, with
+int8 too.
 
-What does not fit (other devices and types, adapters, hooks, causal or branched rows) is computed by the model.
+What does not fit (other devices and types, adapters, hooks, causal or branched rows) is computed by the model
+itself.
 
-Reference: Krell et al. 2021 (arXiv:2107.02027), Zeng et al. 2022 (ByteTransformer, arXiv:2210.03052): no padding.
+Reference: Zeng et al. 2022 (ByteTransformer, arXiv:2210.03052), documents without padding.
 
 Key: B rows, T positions, D model width, N tokens of all documents
 """
@@ -25,16 +27,19 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from exnihilo.errors import UsageError
+from exnihilo.infer import int8 as small
 from exnihilo.infer import native, tune
+from exnihilo.model.family import find
 from exnihilo.model.model import Model
 from exnihilo.nn.block import Block, PostBlock, SelfAttention
+from exnihilo.nn.cache import KVCache
 from exnihilo.nn.layout import Attention, Seq
 from exnihilo.nn.mlp import GeGLU, GeluMLP
 from exnihilo.nn.norms import LayerNorm
@@ -85,6 +90,8 @@ def unfit(model: nn.Module) -> str | None:
     """Why the trunk of this model cannot be computed here; None: it can."""
     if type(model) is not Model:
         return f"{type(model).__name__} is no Model"
+    if not find(model.config.family).encoder:
+        return "a decoder"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return "it has hooks"
     if any(
@@ -251,20 +258,31 @@ class Swift:
     """A model whose trunk is computed by `NativeTrunk` where that can be; else what it is in all.
 
     Args:
-        model: whose front end it is, and whose attributes.
-        trunk: packed from its weights.
-        other: computes rows that the trunk does not know; default: the model.
+        model: whose front end it is, and whose attributes. Weights that change are packed anew.
+        int8: see `NativeTrunk`.
     """
 
-    def __init__(
-        self, model: Model, trunk: NativeTrunk, other: Callable[[], nn.Module] | None = None
-    ) -> None:
-        self._model, self._trunk, self._other = model, trunk, other or (lambda: model)
+    def __init__(self, model: Model, int8: bool = False) -> None:
+        self._model, self._int8 = model, int8
+        self._other: Model | None = None if int8 else model
 
-    def __call__(self, raw: Mapping[str, Tensor], attention: Attention = Attention.FULL) -> Tensor:
+    def __call__(
+        self,
+        raw: Mapping[str, Tensor],
+        attention: Attention | None = None,
+        cache: KVCache | None = None,
+        *,
+        through: str | None = None,
+    ) -> Tensor:
         """Hidden states (B, T, D), as the model's own call gives them."""
-        found = self._trunk(self._model.front(raw, attention))
-        return self._other()(raw, attention) if found is None else found
+        if cache is None and through is None:
+            seq = self._model.front(raw, attention or self._model.attention)
+            found = packed(self._model, self._int8)(seq)
+            if found is not None:
+                return found
+        if self._other is None:
+            self._other = small.int8(self._model)
+        return self._other(raw, attention, cache, through=through)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -285,13 +303,25 @@ def packed(model: Model, int8: bool = False) -> NativeTrunk:
         return kept[int8][1]
 
 
-def swift(model: Model) -> Swift | None:
-    """The fast form of a model in float32; None where there is none, or the model itself is measured to be
-    faster."""
-    if isinstance(library(), str) or unfit(model) is not None:
-        return None
+def swift(model: Model, weights: str = "float32") -> Model:
+    """What computes a model's hidden states fastest, to be used in its place; the model itself where nothing
+    is faster, by measurement.
+
+    Args:
+        weights: "float32", or "int8": rounded (see int8.py).
+
+    Raises:
+        UsageError: int8 for a model that cannot have it.
+    """
+    fits = not isinstance(library(), str) and unfit(model) is None
+    if weights == "int8":
+        if reason := small.why_not(model):
+            raise small.refusal(reason)
+        return cast(Model, Swift(model, True)) if fits and small_products() else small.int8(model)
+    if not fits:
+        return model
     trunk = packed(model)
-    return Swift(model, trunk) if tune.better(lambda: trial(model, trunk), trunk.about) else None
+    return cast(Model, Swift(model)) if tune.better(lambda: trial(model, trunk), trunk.about) else model
 
 
 def trial(model: Model, trunk: NativeTrunk) -> dict[str, Callable[[], object]]:

@@ -1,18 +1,19 @@
-"""Encoders with int8 weights on CPUs.
+"""Encoders with int8 weights on CPUs, by PyTorch's kernels.
 
 ::
 
     small = int8(model)                     # the blocks' matrices: 8 bits a weight, a scale a row
     Predictor(small, codec, objective).predict(texts)
 
-Activations are quantised on the way, to 7 bits so that processors without VNNI do not overflow, by the
-range of the whole forward: a prediction then depends, in its last digits, on its neighbours. Heads, norms and
-embeddings stay as they are. The kernels are FBGEMM's, as PyTorch has them (x86 only).
+For CPUs with VNNI and models that encoder.c does not know; elsewhere `encoder.swift` takes that, which is
+faster there. Activations are rounded to 7 bits on the way (processors without VNNI overflow with 8), each row
+within its own range, so that a prediction does not depend on its neighbours. Heads, norms and embeddings stay
+as they are. The kernels are FBGEMM's, as PyTorch has them (x86 only).
 
 Reference: Jacob et al. 2018, *Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference*, arXiv 1712.05877.
 
-Key: ... any leading dimensions, D width in, E width out
+Key: ... any leading dimensions, N all of them, D width in, E width out
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Int8Linear(nn.Module):
         weight_ED = linear.weight.detach().float()
         scale_E = (weight_ED.abs().amax(1) / 127).clamp_min(1e-12).double()
         zero_E = torch.zeros(len(scale_E), dtype=torch.int64)
-        bias = None if linear.bias is None else linear.bias.detach().float()
+        self._bias_E = None if linear.bias is None else linear.bias.detach().float()
         engine = torch.backends.quantized.engine
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -51,13 +52,21 @@ class Int8Linear(nn.Module):
             try:
                 torch.backends.quantized.engine = ENGINE
                 small = torch.quantize_per_channel(weight_ED, scale_E, zero_E, 0, torch.qint8)
-                self._packed: Any = torch.ops.quantized.linear_prepack(small, bias)
+                self._packed: Any = torch.ops.quantized.linear_prepack(small, None)
             finally:
                 torch.backends.quantized.engine = engine
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., E), float32."""
-        return torch.ops.quantized.linear_dynamic(x.float(), self._packed, True)
+        x_ND = x.reshape(-1, self.in_features).float()
+        scale_N1 = x_ND.abs().amax(1, keepdim=True).clamp_min(1e-30)
+        # the kernel takes one range for all rows: each is brought to -1 .. 1, one row more holds both ends
+        ends_ND = x_ND.new_zeros(len(x_ND) + 1, self.in_features)
+        torch.div(x_ND, scale_N1, out=ends_ND[:-1])
+        ends_ND[-1, 0], ends_ND[-1, -1] = 1.0, -1.0
+        out_NE = torch.ops.quantized.linear_dynamic(ends_ND, self._packed, True)[:-1] * scale_N1
+        out_NE = out_NE if self._bias_E is None else out_NE + self._bias_E
+        return out_NE.view(*x.shape[:-1], self.out_features)
 
 
 def why_not(model: Model) -> str | None:
@@ -71,6 +80,11 @@ def why_not(model: Model) -> str | None:
     return None
 
 
+def refusal(reason: str) -> UsageError:
+    """What to say where int8 was asked for and cannot be had."""
+    return UsageError(f"int8 weights: {reason}", expected="an encoder on an x86 CPU", next="leave int8 out")
+
+
 def int8(model: Model) -> Model:
     """A model that computes its blocks' products in int8; shares all other weights with `model`.
 
@@ -78,9 +92,7 @@ def int8(model: Model) -> Model:
         UsageError: a decoder, another device than a CPU, or a PyTorch without the kernels.
     """
     if reason := why_not(model):
-        raise UsageError(
-            f"int8 weights: {reason}", expected="an encoder on an x86 CPU", next="leave int8 out"
-        )
+        raise refusal(reason)
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     out = copy.deepcopy(model, shared).eval()
     for block in out.trunk.blocks:

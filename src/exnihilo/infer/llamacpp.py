@@ -90,7 +90,8 @@ class LlamaFile:
                 expected="a whole GGUF file of a kind that it knows",
                 next="export it again: exnihilo export RUN --to gguf --out DIR",
             )
-        weakref.finalize(self, lib.llama_model_free, self._model)
+        ending = weakref.finalize(self, lib.llama_model_free, self._model)
+        ending.atexit = False  # a thread may be in the middle of a step; the system takes it all
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.vocabulary: int = lib.llama_vocab_n_tokens(self._vocab)
 
@@ -203,7 +204,8 @@ class LlamaStep:
                 expected="memory for their keys and values",
                 next="fewer slots",
             )
-        weakref.finalize(self, self._lib.llama_free, self._context)  # before the file's, which is older
+        ending = weakref.finalize(self, self._lib.llama_free, self._context)  # before the file's: it is older
+        ending.atexit = False
         self.name = f"llama.cpp, {file.path.stem}, {threads} thread{'s' * (threads > 1)}"
         self._memory = self._lib.llama_get_memory(self._context)
         self._given = _Batch(self._lib, _BATCH)

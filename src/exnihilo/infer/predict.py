@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from exnihilo.data import collate, packing
 from exnihilo.errors import DataError, ExNihiloError, ModelError, UsageError
+from exnihilo.infer import encoder
 from exnihilo.infer.decoder import Frozen
 from exnihilo.log import Progress, Quiet
 from exnihilo.objective.base import Example, Item, Objective
@@ -70,6 +71,9 @@ class Predictor:
         objective: with the facts of its training (label names, thresholds); must have `outputs` and `decode`.
         batch_tokens: tokens of one forward. Changes speed and memory, never the result.
         dtype: of the matrix products; autocast where it is not float32.
+        weights: "float32", or "int8": rounded, faster on CPUs (see `infer.int8`).
+        path: "model" calls the model itself; "auto" takes what is fastest (see `infer.encoder`), for a model
+            that is trained no further.
 
     Raises:
         UsageError: an objective that predicts nothing, such as causal_lm.
@@ -88,6 +92,8 @@ class Predictor:
         *,
         batch_tokens: int = TOKENS,
         dtype: torch.dtype = torch.float32,
+        weights: str = "float32",
+        path: Literal["model", "auto"] = "model",
     ) -> None:
         if not predicts(objective):
             raise UsageError(
@@ -106,7 +112,14 @@ class Predictor:
             raise UsageError(f"batch_tokens={batch_tokens}", expected="at least 1")
         self.model, self.codec, self.objective = model, codec, objective
         self.batch_tokens, self.dtype = batch_tokens, dtype
+        if weights not in ("float32", "int8"):
+            raise UsageError(f"weights={weights!r}", expected="float32 or int8")
+        self._reader = model  # what computes hidden states
+        if weights == "int8" or (path == "auto" and dtype == torch.float32):
+            self._reader = encoder.swift(model, weights)
         self.inputs = inputs_of(objective)
+        how = "native" if isinstance(self._reader, encoder.Swift) else "torch"
+        self.path = f"{how}, {weights}"  # how hidden states are computed, in words
 
     def predict(
         self,
@@ -242,7 +255,7 @@ class Predictor:
                 mine = [items[int(i)] for i in index]
                 columns = collate.of_items(pieces, mine, row=row, pad_id=self.codec.pad_id)
                 batch = {k: torch.as_tensor(v, device=device) for k, v in collate.simplify(columns).items()}
-                hidden_BTD = self.objective.hidden(self.model, batch)
+                hidden_BTD = self.objective.hidden(self._reader, batch)
                 outputs = self.objective.outputs(self.model, hidden_BTD, batch)
                 host = {name: _host(value) for name, value in outputs.items()}
                 self._deal(host, index, pieces, out)

@@ -3,6 +3,7 @@
     loss, counts = ctc_sums(logits_PTC, frames_P, targets_PU, symbols_P)
     ids = greedy(logp_TC)                    # the likeliest symbol of each frame, repeats and blanks dropped
     ids = beam(logp_TC, width=8)             # the likeliest text: paths that spell the same are added up
+    ids_T = spread(heard_T, ids)             # a text laid evenly over what is heard: where training begins
 
 Symbol 0 is the blank. Products are in fp32 at least: the sums over paths underflow in less.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -48,6 +50,20 @@ def ctc_sum(logits_PTC: Tensor, frames_P: Tensor, targets_PU: Tensor, symbols_P:
     return F.ctc_loss(
         logp_TPC, targets_PU, frames_P, symbols_P, blank=BLANK, reduction="sum", zero_infinity=True
     )
+
+
+def spread(heard_T: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """A text laid over frames evenly: each symbol has as many of the frames in which something is heard, the
+    others are blank. Int64 (T,).
+
+    >>> spread(np.array([False, True, True, True, True, False]), [3, 5]).tolist()
+    [0, 3, 3, 5, 5, 0]
+    """
+    out = np.zeros(len(heard_T), np.int64)
+    at = np.flatnonzero(heard_T)
+    if len(at) and len(ids):
+        out[at] = np.asarray(ids, np.int64)[np.arange(len(at)) * len(ids) // len(at)]
+    return out
 
 
 def greedy(logp_TC: np.ndarray) -> list[int]:

@@ -107,7 +107,6 @@ def _ends(of_BT: Tensor) -> tuple[Tensor, Tensor]:
     return first.gather(1, value_BT), last.gather(1, value_BT)
 
 
-@torch.compiler.disable
 def long_attention(
     q_BHTd: Tensor,
     k_BHTd: Tensor,
@@ -133,7 +132,8 @@ def long_attention(
         out = long_attention(rows[0], rows[1], rows[2], found, see, sink_H=sink, dropout=dropout)
         return out.view(H, B, T, d).transpose(0, 1)
     seed = int(torch.randint(1 << 62, ())) if dropout else 0
-    return _Long.apply(q_BHTd, k_BHTd, v_BHTd, sink_H, found, see, dropout, seed)  # pyright: ignore
+    run: Any = torch.compiler.disable(_Long.apply)  # compiled code must not depend on values
+    return run(q_BHTd, k_BHTd, v_BHTd, sink_H, found, see, dropout, seed)
 
 
 def _scores(q: Tensor, k: Tensor, see: See, r: Range) -> Tensor:

@@ -1,18 +1,19 @@
-"""How good forecasts are: MASE, weighted quantile loss, MSE, MAE, coverage of intervals; naive forecasts beside.
+"""How good forecasts are: MASE, weighted quantile loss, MSE, MAE, coverage of intervals; naive forecasts
+beside.
 
     tally = Tally(quantiles=(0.1, 0.5, 0.9))
     tally.add(actual_NH, forecast_NHQ, unit_N=..., scale_N=...)
     tally.figures()["mase"]
 
-What is missing (NaN) in the truth counts nowhere. A tally is sums and counts: two of them add up to that of both,
-whatever the batches. Errors are in the units of `actual`; MASE divides each window's mean absolute error by
-`scale_N`, what the seasonal naive forecast errs by on the training part (`naive_scale`), and averages over
-windows; windows without such a scale (a constant or too short past) are counted, not guessed. The weighted
-quantile loss is 2 · sum of pinball losses / sum of absolute values, the mean over quantiles, in the data's own
-units (`unit_N`, `zero_N`).
+What is missing (NaN) in the truth counts nowhere. A tally is sums and counts: two of them add up to that of
+both, whatever the batches. Errors are in the units of `actual`; MASE divides each window's mean absolute
+error by `scale_N`, what the seasonal naive forecast errs by on the training part (`naive_scale`), and
+averages over windows; windows without such a scale (a constant or too short past) are counted, not guessed.
+The weighted quantile loss is 2 · sum of pinball losses / sum of absolute values, the mean over quantiles, in
+the data's own units (`unit_N`, `zero_N`).
 
-Sources: Hyndman & Koehler 2006, *Another look at measures of forecast accuracy* (MASE); Gneiting & Raftery 2007
-(quantile loss); Park et al. 2022 and Ansari et al. 2024 (Chronos, arXiv 2403.07815: WQL).
+Sources: Hyndman & Koehler 2006, *Another look at measures of forecast accuracy* (MASE); Gneiting & Raftery
+2007 (quantile loss); Park et al. 2022 and Ansari et al. 2024 (Chronos, arXiv 2403.07815: WQL).
 
 Key: N windows, H steps, Q quantiles, L moments of the past
 """
@@ -27,8 +28,8 @@ import numpy as np
 
 
 def seasonal_naive(past_NL: np.ndarray, period: int, horizon: int) -> np.ndarray:
-    """The last season again and again, (N, H); with period 1 the last value. Of a place that is missing, the same
-    place of the season before, and so on; where all are missing, the last value that is there.
+    """The last season again and again, (N, H); with period 1 the last value. Of a place that is missing, the
+    same place of the season before, and so on; where all are missing, the last value that is there.
 
     >>> seasonal_naive(np.array([[1.0, 2.0, 3.0, 4.0]]), 2, 3).tolist()
     [[3.0, 4.0, 3.0]]

@@ -45,7 +45,7 @@ def parameters(config: ModelConfig) -> int:
     """
     config = resolve(config)
     family, shape = find(config.family), shape_of(config)
-    if "generator" in config.outputs:  # a model of its own: ask it
+    if {"generator", "painter"} & {*config.outputs}:  # models of their own: ask them
         return sum(p.numel() for p in build(config, device="meta").parameters())
     assert config.vocab_size is not None
     a_norm = 2 if shape.norm == "layer" and shape.norm_bias else 1
@@ -129,6 +129,10 @@ def flops_per_token(
     if "generator" in config.outputs:
         heads += _generator(config, context, (shares or {}).get("generator", 0.15))
     attention = 2 * pairs / context * shape.heads * shape.head_dim
+    if "painter" in config.outputs:  # the trunk reads what is not hidden
+        hidden = (shares or {}).get("painter", 0.75)
+        weights, attention = weights * (1 - hidden), attention * (1 - hidden) ** 2
+        heads += _painter(config, context, hidden)
     return float(2 * (weights + attention + heads) * (3 if training else 1))
 
 
@@ -140,6 +144,18 @@ def _generator(config: ModelConfig, context: int, share: float) -> float:
     alone = flops_per_token(small, context, training=False) / 2
     W = small.width or 0
     return D * W + alone + share * (W * D + D * (config.vocab_size or 0))
+
+
+def _painter(config: ModelConfig, context: int, share: float) -> float:
+    """Products a token of the painter: what it is given of the visible, its trunk, numbers of the hidden."""
+    from exnihilo.model.painter import narrow
+
+    small, D = narrow(config), config.width or 0
+    W = small.width or 0
+    numbers = sum(math.prod(held) for held in config.inputs.values())
+    trunk = small.model_copy(update={"inputs": {}})  # it maps none itself
+    alone = flops_per_token(trunk, context, training=False) / 2
+    return (1 - share) * D * W + alone + share * W * numbers
 
 
 def _seen(config: ModelConfig, layer: int, T: int) -> int:

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import exnihilo.model.families as room
 from exnihilo.config import ModelConfig
@@ -55,6 +55,21 @@ class Architecture:
     bare: bool = False
 
 
+class Fed(NamedTuple):
+    """What a model that reads no tokens is compared on with transformers' class.
+
+    Attributes:
+        raw: columns of a forward here. given: arguments of a call of theirs, made of the same numbers.
+        marks: positions before what is read, whose mean a classifier reads.
+        read: (what their call returned, heads of the class) -> head -> tensor as ours gives it.
+    """
+
+    raw: dict[str, Any]
+    given: dict[str, Any]
+    marks: int
+    read: Callable[[Any, tuple[str, ...]], dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Family:
     """A family: trunk options, then its Hugging Face counterpart.
@@ -89,10 +104,12 @@ class Family:
             own), made of ours under the names of `renames`, and back; what `pack` cannot keep is named by
             `kept`, and stays beside the folder.
         beside: further JSON files of a folder, by an objective's options: what prepares its inputs.
+        feed: of a family that reads no tokens, what exports of it are proved on: (configuration, config.json,
+            generator) -> `Fed`.
         told: keys of config.json that an objective's options decide. task: the objective of a folder that has
             no objective.json, from its config.json; None: as the class says.
         marks: its ids are special tokens alone, and its folders have no tokenizer.
-        holds: the only `ModelConfig.inputs` it has; None: any.
+        holds: the only `ModelConfig.inputs` it has; None: any. reads: the only name that they have.
     """
 
     name: str
@@ -136,10 +153,12 @@ class Family:
     unpack: Callable[[ModelConfig, dict[str, Any]], dict[str, Any]] = lambda config, state: state
     kept: tuple[str, ...] = ()
     told: Callable[[ModelConfig, Mapping[str, Any]], dict[str, Any]] = lambda config, options: {}
+    feed: Callable[[ModelConfig, Mapping[str, Any], Any], Fed] | None = None
     beside: Callable[[ModelConfig, Mapping[str, Any]], dict[str, dict[str, Any]]] = lambda config, options: {}
     task: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     marks: bool = False
     holds: Mapping[str, tuple[int, ...]] | None = None
+    reads: str = ""
     more: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
     read: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda theirs: {}
 

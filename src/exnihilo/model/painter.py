@@ -85,8 +85,8 @@ class Painter(nn.Module):
         """Hidden states (B, T, W).
 
         Args:
-            raw: ``states`` (B, V, D) of visible positions, ``at`` (B, V) int64, where in the row each stands, T
-                for padding; ``tokens`` (B, T), for its shape; optional ``pos``, ``place`` and ``doc`` as a
+            raw: ``states`` (B, V, D) of visible positions, ``at`` (B, V) int64, where in the row each stands,
+                T for padding; ``tokens`` (B, T), for its shape; optional ``pos``, ``place`` and ``doc`` as a
                 model's forward takes them.
             attention: FULL.
         """

@@ -214,8 +214,8 @@ class Seeing(Objective):
     ) -> Columns:
         """The column ``picture`` (B, T, F) of stored pixels; with `keys` after augmentation.
 
-        Where pictures are mixed also ``mix`` (B, T), the share of a picture's own, and ``label_mixed`` (B, T),
-        the label of the other, at its first position.
+        Where pictures are mixed also ``mix`` (B, T), the share of a picture's own, and ``label_mixed``
+        (B, T), the label of the other, at its first position.
         """
         kind, change = columns["kind"], self.config.augment
         held = columns["pixels"]

@@ -1,5 +1,5 @@
-"""What every training type of series has in common: which columns of a table are what, the split by time, and what
-is learnt of the training part before the first step.
+"""What every training type of series has in common: which columns of a table are what, the split by time, and
+what is learnt of the training part before the first step.
 
 ::
 
@@ -8,9 +8,9 @@ is learnt of the training part before the first step.
             for example in examples:
                 for number, series in enumerate(self.series_of(example)): ...
 
-An example's role ``series`` is a file's name, a row of JSON, or ``world:KIND:SEED`` (`codec.series.read`); its role
-``part`` says which rows of it the example is about: train, val, test or all; without it a prediction is asked for.
-Values are in deviations of the series' training part.
+An example's role ``series`` is a file's name, a row of JSON, or ``world:KIND:SEED`` (`codec.series.read`);
+its role ``part`` says which rows of it the example is about: train, val, test or all; without it a prediction
+is asked for. Values are in deviations of the series' training part.
 
 Key: L moments, C channels, K covariates known ahead, P covariates of the past
 """
@@ -46,7 +46,9 @@ _NOTES = 20  # of the files, that are said
 
 def _listed(value: Any) -> Any:
     if isinstance(value, str):
-        return tuple(v.strip() for v in value.strip().removeprefix("[").removesuffix("]").split(",") if v.strip())
+        return tuple(
+            v.strip() for v in value.strip().removeprefix("[").removesuffix("]").split(",") if v.strip()
+        )
     return value
 
 
@@ -92,11 +94,14 @@ class Serial(Objective):
         Attributes:
             time, time_format, id, targets, known, past, static, irregular, step: what the columns of a table
                 are; see `codec.series.read.Reading`.
-            split: what is trained on, validated and tested: three shares of each series, or three counts of rows.
+            split: what is trained on, validated and tested: three shares of each series, or three counts of
+                rows.
             patch: values of a position.
-            norm: what a window is normalised by: ``mean`` (its own mean and deviation), ``last`` (its last value
+            norm: what a window is normalised by: ``mean`` (its own mean and deviation), ``last`` (its last
+                value
                 and deviation), ``none``.
-            period: steps of a season, for the naive forecast and MASE; default: by the clock (a day of hours).
+            period: steps of a season, for the naive forecast and MASE; default: by the clock (a day of
+                hours).
             bad: files that cannot be read: ``skip`` (left out, counted with their names) or ``stop``.
         """
 
@@ -148,9 +153,7 @@ class Serial(Objective):
     def reading(self) -> Reading:
         """What the columns of a table are."""
         c = self.config
-        return Reading(
-            c.time, c.time_format, c.id, c.targets, c.known, c.past, c.static, c.irregular, c.step
-        )
+        return Reading(c.time, c.time_format, c.id, c.targets, c.known, c.past, c.static, c.irregular, c.step)
 
     @property
     def ahead(self) -> int:
@@ -180,8 +183,8 @@ class Serial(Objective):
         return [self.table(series, example.get("part")) for series in self.series_of(example)]
 
     def table(self, series: Series, part: str | None) -> Table:
-        """One series, standardised by its training part (of one that is only asked about: by what training knew
-        of its channels, else by itself)."""
+        """One series, standardised by its training part (of one that is only asked about: by what training
+        knew of its channels, else by itself)."""
         if part is not None and part not in PARTS:
             raise DataError(f"part={part!r}", expected=", ".join(PARTS))
         L = len(series)
@@ -309,7 +312,11 @@ class _Survey:
         o = self.objective
         cuts = windows.parts(len(series), o.config.split, o.ahead) if part not in (None, "all") else {}
         end = cuts["train"][1] if cuts else len(series)
-        if self.count and len(series.channels) != len(self.channels) and not set(self.channels) & set(series.channels):
+        if (
+            self.count
+            and len(series.channels) != len(self.channels)
+            and not set(self.channels) & set(series.channels)
+        ):
             self.notes.append(f"series {series.name!r} has other channels: {', '.join(series.channels)}")
         self.channels = tuple(dict.fromkeys((*self.channels, *series.channels)))
         self.count += 1
@@ -340,11 +347,14 @@ class _Survey:
         """
         if not self.count:
             raise DataError(
-                "no series can be read", expected="at least one", next="check data=PATH; options.bad=stop says why"
+                "no series can be read",
+                expected="at least one",
+                next="check data=PATH; options.bad=stop says why",
             )
         out: dict[str, Any] = {"channels": list(self.channels), "series": self.count, "rows": self.rows}
         if self.count == 1:
             out["moments"] = {name: list(pair) for name, pair in self.first.items()}
+        out["spans"] = {name: _pooled(*sums) for name, sums in self.sums.items()}
         for role, parts in self.covariates.items():
             width = max((p.shape[1] for p in parts if p.size), default=0)
             columns = np.concatenate([p for p in parts if p.shape[1] == width]) if width else np.zeros((0, 0))
@@ -365,12 +375,16 @@ class _Survey:
             notes.append(f"series: steps differ: {shown}; the season is taken from {out['freq']}")
         values = self.rows * max(1, len(self.channels))
         if self.missing:
-            notes.append(f"series: {self.missing:,} of {values:,} training values are missing: masked, never filled")
+            notes.append(
+                f"series: {self.missing:,} of {values:,} training values are missing: masked, never filled"
+            )
         if self.constant:
             notes.append(f"series: {self.constant:,} channels are constant in the training part")
         period = self.objective.config.period or out["period"]
         freq = out.get("freq", "no clock")
-        notes.append(f"series: {self.count:,} of {len(self.channels):,} channels, {freq}; season of {period} steps")
+        notes.append(
+            f"series: {self.count:,} of {len(self.channels):,} channels, {freq}; season of {period} steps"
+        )
         return {**out, "notes": notes}
 
     @staticmethod
@@ -378,3 +392,12 @@ class _Survey:
         if all(isinstance(v, float) for v in values):
             return list(windows.moments(np.array(values, np.float64)))
         return sorted({str(v) for v in values})[:_CLASSES]
+
+
+def _pooled(count: float, total: float, squares: float) -> list[float]:
+    """(mean, deviation) of sums; a deviation of 0 counts as 1."""
+    if not count:
+        return [0.0, 1.0]
+    mean = total / count
+    std = float(np.sqrt(max(0.0, squares / count - mean * mean)))
+    return [float(mean), std if std > 1e-6 * max(1.0, abs(mean)) else 1.0]

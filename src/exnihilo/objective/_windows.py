@@ -1,18 +1,19 @@
 """Windows of series as rows of patches, some of them hidden: what `forecasting` and `masked_series` share.
 
-An item is [CLS], then the patches of one channel's window: history, then horizon. A position is given the values of
-its patch, less the window's own mean and over its own deviation, whether each value is there, the covariates, and
-what is static. What is hidden looks like what is missing: zeros that say that they are none. A forecast hides the
-horizon, pretraining hides patches anywhere; the head ``tags`` then says quantiles (or the mean) of each value of a
-hidden patch. Channels are read one by one, with the same weights.
+An item is [CLS], then the patches of one channel's window: history, then horizon. A position is given the
+values of its patch, less the window's own mean and over its own deviation, whether each value is there, the
+covariates, and what is static. What is hidden looks like what is missing: zeros that say that they are none.
+A forecast hides the horizon, pretraining hides patches anywhere; the head ``tags`` then says quantiles (or
+the mean) of each value of a hidden patch. Channels are read one by one, with the same weights.
 
-What is stored of an item is a stretch of its series in which `stride` windows lie; each time a row is seen, one of
-them is drawn. So all windows are trained on, and little is stored.
+What is stored of an item is a stretch of its series in which `stride` windows lie; each time a row is seen,
+one of them is drawn. So all windows are trained on, and little is stored.
 
-Sources: Nie et al. 2023 (PatchTST, arXiv 2211.14730); Kim et al. 2022 (RevIN); Das et al. 2024 (TimesFM, arXiv
-2310.10688) and Woo et al. 2024 (Moirai, arXiv 2402.02592) for masked futures and quantiles.
+Sources: Nie et al. 2023 (PatchTST, arXiv 2211.14730); Kim et al. 2022 (RevIN); Das et al. 2024 (TimesFM,
+arXiv 2310.10688) and Woo et al. 2024 (Moirai, arXiv 2402.02592) for masked futures and quantiles.
 
-Key: B rows, T positions, N windows, R rows of a stretch, W columns of a table, P patches, Q quantiles, F numbers
+Key: B rows, T positions, N windows, R rows of a stretch, W columns of a table, P patches, Q quantiles, F
+numbers
 """
 
 from __future__ import annotations
@@ -55,9 +56,11 @@ class Windowed(Serial):
             horizon: values that are forecast.
             quantiles: of the forecasts; the one nearest to 0.5 is the point.
             loss: ``quantile`` (pinball loss of the quantiles) or ``mse`` (of one number, the mean).
-            weigh: ``window``: every window counts as much, whatever its size; ``value``: errors count in deviations
+            weigh: ``window``: every window counts as much, whatever its size; ``value``: errors count in
+                deviations
                 of the training part, so that windows that vary much count more.
-            stride: windows that are stored as one stretch; default: the horizon. Changes storage, and how often
+            stride: windows that are stored as one stretch; default: the horizon. Changes storage, and how
+                often
                 windows come in one pass; all are trained on.
         """
 
@@ -73,7 +76,9 @@ class Windowed(Serial):
             if self.history % self.patch:
                 near = max(1, round(self.history / self.patch)) * self.patch
                 raise ValueError(f"history={self.history} is no multiple of patch={self.patch}: try {near}")
-            if list(self.quantiles) != sorted(set(self.quantiles)) or not all(0 < q < 1 for q in self.quantiles):
+            if list(self.quantiles) != sorted(set(self.quantiles)) or not all(
+                0 < q < 1 for q in self.quantiles
+            ):
                 raise ValueError("quantiles are numbers between 0 and 1 that rise")
             if not self.quantiles:
                 raise ValueError("quantiles names none")
@@ -178,8 +183,8 @@ class Windowed(Serial):
         joined[: len(table.values), 0] = table.values[:, channel]
         joined[: len(table.more), 1:] = table.more
         rows_NRW = windows.cut(joined, starts, history=c.history, rows=self.rows)
-        held = ~np.isnan(rows_NRW[:, : c.history + int(offsets.max(initial=1)) - 1, 0]).all(1)
-        ahead = ~np.isnan(rows_NRW[:, c.history :, 0]).all(1)
+        held = np.asarray(~np.isnan(rows_NRW[:, : c.history + int(offsets.max(initial=1)) - 1, 0]).all(1))
+        ahead = np.asarray(~np.isnan(rows_NRW[:, c.history :, 0]).all(1))
         live = len(starts) == 1 and starts[0] >= len(table.values)
         flat = rows_NRW.reshape(len(starts), 1, -1)
         static = np.broadcast_to(table.static, (len(starts), 1, len(table.static)))
@@ -224,16 +229,19 @@ class Windowed(Serial):
         return out | self._made(columns, keys, look.training)
 
     def _made(self, columns: Columns, keys: Sequence[np.random.Generator] | None, moving: bool) -> Columns:
-        """The columns series (B, T, F), target (B, T, patch), mask, weight and level (B, T, 2) of stored windows."""
+        """The columns series (B, T, F), target (B, T, patch), mask, weight and level (B, T, 2) of stored
+        windows."""
         p, P, T = self.config.patch, self.patches, self.positions
         tokens = columns["tokens"]
         b_N, t_N = np.nonzero(_begins(columns))
         at_NT = t_N[:, None] + np.arange(T)
         rows_NRW, static_NS = self._stored(columns["values"][b_N[:, None], at_NT])
-        mine = [keys[b] for b in b_N] if keys is not None else None
+        mine = [keys[int(b)] for b in b_N] if keys is not None else None
         offset_N = np.zeros(len(b_N), np.int64)
         if moving and mine is not None:
-            offset_N = np.array([g.integers(n) for g, n in zip(mine, columns["offsets"][b_N, t_N], strict=True)])
+            offset_N = np.array(
+                [g.integers(n) for g, n in zip(mine, columns["offsets"][b_N, t_N], strict=True)]
+            )
             offset_N = offset_N.astype(np.int64).reshape(len(b_N))
         window_NRW = rows_NRW[np.arange(len(b_N))[:, None], offset_N[:, None] + np.arange(P * p)]
         window_NRW[:, self.config.history + self.config.horizon :, 0] = np.nan  # beyond the horizon's end
@@ -260,7 +268,7 @@ class Windowed(Serial):
         N, (p, P), K = len(window_NRW), (self.config.patch, self.patches), self.width("known")
         values_NPV = window_NRW[..., 0].reshape(N, P, p)
         there_NPV = ~np.isnan(values_NPV)
-        hidden_NP = self.hidden_of(there_NPV.any(2), keys)
+        hidden_NP = self.hidden_of(np.asarray(there_NPV.any(2)), keys)
         seen_NPV = there_NPV & ~hidden_NP[..., None]
         z_NR1, level_N12 = windows.normalise(
             values_NPV.reshape(N, P * p, 1), seen_NPV.reshape(N, P * p, 1), self.config.norm
@@ -272,8 +280,12 @@ class Windowed(Serial):
         series_NTF = np.zeros((N, 1 + P, p * (1 + self.table_width) + self.statics), np.float32)
         series_NTF[:, 1:, :p] = np.where(seen_NPV, z_NPV, 0.0)
         series_NTF[:, 1:, p : 2 * p] = seen_NPV
-        series_NTF[:, 1:, 2 * p : p * (1 + self.table_width)] = more_NPVW.reshape(N, P, p * (self.table_width - 1))
-        series_NTF[:, 1:, p * (1 + self.table_width) :] = np.where(np.isnan(static_NS), 0.0, static_NS)[:, None]
+        series_NTF[:, 1:, 2 * p : p * (1 + self.table_width)] = more_NPVW.reshape(
+            N, P, p * (self.table_width - 1)
+        )
+        series_NTF[:, 1:, p * (1 + self.table_width) :] = np.where(np.isnan(static_NS), 0.0, static_NS)[
+            :, None
+        ]
         target_NTV = np.full((N, 1 + P, p), np.nan, np.float32)
         target_NTV[:, 1:] = np.where(hidden_NP[..., None], z_NPV, np.nan)
         mask_NT = np.zeros((N, 1 + P), np.int64)
@@ -283,7 +295,8 @@ class Windowed(Serial):
         weight_NT = np.repeat((scale_N**power)[:, None], 1 + P, 1).astype(np.float32)
         level_NT2 = np.repeat(level_N12, 1 + P, 1).astype(np.float32)
         return {
-            "series": series_NTF, "target": target_NTV, "mask": mask_NT, "weight": weight_NT, "level": level_NT2
+            "series": series_NTF, "target": target_NTV, "mask": mask_NT,
+            "weight": weight_NT, "level": level_NT2,
         }  # fmt: skip
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:

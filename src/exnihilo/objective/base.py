@@ -95,6 +95,9 @@ class Objective(ABC):
     # where it stands in the chain, which decides default learning rates: from random weights, on a task or
     # instructions, or on what a tuned model itself says (preferences, rewards)
     stage: ClassVar[Literal["pretrain", "tune", "align"]] = "pretrain"
+    # which default rates a task takes from random weights: those of a task, or those of pretraining, where
+    # every position of an item teaches something
+    fresh: ClassVar[Literal["learn", "pretrain"]] = "learn"
     main_metric: ClassVar[str] = ""  # e.g. "accuracy": what controls compare; higher is better
     asks: ClassVar[tuple[str, ...]] = ()  # roles a prediction needs; empty: those of training but the gold
     blank: ClassVar[frozenset[str]] = frozenset()  # of these, texts that may be empty

@@ -1,8 +1,8 @@
 """Captions by a decoder: the picture is a prefix, the text is continued behind it, token by token.
 
 A row is the patches of the picture, which see each other both ways, then [bos] text [eos], which sees the
-picture and what of itself came before; the loss is on the text alone. So a decoder of text (``init=`` of a run
-of `gpt`) learns to see: its front end gets a new input, everything else is carried over.
+picture and what of itself came before; the loss is on the text alone. So a decoder of text (``init=`` of a
+run of `gpt`) learns to see: its front end gets a new input, everything else is carried over.
 
 Facts: the most frequent text. Metrics: word and character error rate against the one text that is given, the
 share that is exactly it, and `token_f1`, the overlap of words in any order.

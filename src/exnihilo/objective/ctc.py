@@ -5,32 +5,41 @@ sum over all ways to spread the text over the sound. Reading: the likeliest char
 beam search (`beam` above 1). A sound longer than the model's positions is left out in training and read in
 windows by `predict`.
 
-Facts: the characters of the training texts. Metrics: word and character error rate; ``word_accuracy`` is
-1 − wer, for comparisons where higher is better.
+From random weights that loss alone soon says "blank" everywhere, and stays there for thousands of steps: a
+constant output is worth the entropy of the characters, and nothing in its gradient says where they are heard.
+So as long as the loss lies near that entropy, the model is also taught the text as if it were spread evenly
+over what is loud (the flat start of hidden Markov models; Young et al. 2006). The share of that term falls
+with the loss, to zero at half the entropy: no schedule, and nothing left of it in the end.
 
-Source: Graves et al. 2006, *Connectionist Temporal Classification*.
+Facts: the characters of the training texts, and their entropy. Metrics: word and character error rate;
+``word_accuracy`` is 1 − wer, for comparisons where higher is better.
+
+Sources: Graves et al. 2006, *Connectionist Temporal Classification*; Young et al. 2006, *The HTK Book* (flat
+start).
 
 Key: B rows, T positions, D model width, P sounds, C characters with the blank, U characters of a text
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from exnihilo.data.base import Noted
 from exnihilo.errors import DataError
 from exnihilo.kernels import ctc as kernel
 from exnihilo.metrics.edit import errors
-from exnihilo.objective._hearing import Hearing
+from exnihilo.objective._hearing import INPUT, Hearing, segments
 from exnihilo.objective._layout import missing
-from exnihilo.objective.base import Batch, Example, Item
+from exnihilo.objective.base import Batch, Columns, Example, Item, Look
 from exnihilo.objective.pieces import IGNORE, firsts
 
 if TYPE_CHECKING:
@@ -44,10 +53,13 @@ class Ctc(Hearing):
     """Speech to characters."""
 
     heads: ClassVar[tuple[str, ...]] = ("tags",)
-    columns: ClassVar[frozenset[str]] = frozenset({"tokens", "doc", "pos", "kind", "sound", "targets"})
+    columns: ClassVar[frozenset[str]] = frozenset(
+        {"tokens", "doc", "pos", "kind", "sound", "targets", "spread"}
+    )
     roles: ClassVar[tuple[str, ...]] = ("sound", "text")
     view: ClassVar[str] = "soundscapes"
     supervised: ClassVar[bool] = True
+    fresh: ClassVar[Literal["learn", "pretrain"]] = "pretrain"  # at a task's rates it stays at the entropy
     main_metric: ClassVar[str] = "word_accuracy"
     windows: ClassVar[bool] = False
 
@@ -55,12 +67,20 @@ class Ctc(Hearing):
         """Options of what is heard, and
 
         Attributes:
+            flat: weight of the flat start, where the loss lies at the characters' entropy; 0: none.
             beam: texts kept while reading; 1: the likeliest character of each position.
             case: ``lower`` reads and writes small letters alone.
         """
 
+        flat: float = Field(default=1.0, ge=0)
         beam: int = Field(default=1, ge=1, le=256)
         case: Literal["keep", "lower"] = "keep"
+
+        @model_validator(mode="after")
+        def _check_order(self) -> Ctc.Config:
+            if self.frames == "ast":
+                raise ValueError("frames=ast: its patches do not stand in the order of time; frames=whisper")
+            return self
 
     config: Ctc.Config
 
@@ -72,14 +92,18 @@ class Ctc(Hearing):
     def survey(self, examples: Iterable[Example]) -> dict[str, Any]:
         seen: Counter[str] = Counter()
         texts: Counter[str] = Counter()
-        for example in examples:
+        notes: list[str] = []
+        for example in self.audible(examples, lambda e: set(self._text(e)), notes):
             text = self._text(example)
             seen.update(text)
             if len(texts) < 10_000:
                 texts[text] += 1
         if not seen:
             raise DataError("no example has a text", expected="what is said, in a role 'text'")
-        return {"labels": [BLANK, *sorted(seen)], "constant": texts.most_common(1)[0][0]}
+        shares = np.array(list(seen.values()), np.float64) / seen.total()
+        found: dict[str, Any] = {"labels": [BLANK, *sorted(seen)], "constant": texts.most_common(1)[0][0]}
+        found["entropy"] = float(-(shares * np.log(shares)).sum())
+        return {**found, "notes": notes} if notes else found
 
     def _text(self, example: Example) -> str:
         text = example.get("text")
@@ -123,18 +147,61 @@ class Ctc(Hearing):
             item["targets"] = np.full(len(np.asarray(item["tokens"])), IGNORE, np.int32)
         return items
 
+    def draw(self, columns: Columns, keys: Sequence[np.random.Generator], look: Look) -> Columns:
+        """And in training the column ``spread`` (B, T): the text as if it were spread over what is loud."""
+        out = super().draw(columns, keys, look)
+        spread = np.full(out["kind"].shape, IGNORE, np.int64)
+        if look.training and self.config.flat:
+            for b, start, end in segments(columns["kind"], columns.get("doc")):
+                targets = columns["targets"][b, start - self.marked : end]
+                ids = targets[targets != IGNORE]
+                if len(ids):
+                    spread[b, start:end] = kernel.spread(_loud(out[INPUT][b, start:end], len(ids)), ids)
+        return {**out, "spread": spread}
+
     # training -----------------------------------------------------------------------------------
 
+    @property
+    def weights(self) -> dict[str, float]:  # type: ignore[override]
+        return {"flat": self.config.flat}
+
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {"ctc": (_own(batch) != IGNORE).to(torch.float64).sum()}
+        found = {"ctc": (_own(batch) != IGNORE).to(torch.float64).sum()}
+        if "spread" in batch:
+            found["flat"] = (batch["spread"] != IGNORE).to(torch.float64).sum()
+        return found
 
     def losses(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
         head: Any = model.heads["tags"]
+        logits_BTC = head.logits(hidden_BTD)
+        found = {"ctc": self._ctc(logits_BTC, batch)}
+        if "spread" in batch:
+            spread_BT = batch["spread"]
+            if bool((spread_BT != IGNORE).any()) and (share := self._share(found["ctc"], batch)):
+                wide = torch.promote_types(logits_BTC.dtype, torch.float32)
+                flat = F.cross_entropy(
+                    logits_BTC.to(wide).flatten(0, 1),
+                    spread_BT.flatten().long(),
+                    ignore_index=IGNORE,
+                    reduction="sum",
+                )
+                found["flat"] = share * flat
+            else:
+                found["flat"] = (logits_BTC * 0.0).sum()
+        return found
+
+    def _share(self, ctc: Tensor, batch: Batch) -> float:
+        """What the flat start counts: 1 where the loss lies at the characters' entropy, 0 at half of it."""
+        entropy = self.facts.get("entropy") or math.log(max(2, self.labels or 2))
+        each = float(ctc.detach()) / max(1, int((_own(batch) != IGNORE).sum()))
+        return min(1.0, max(0.0, 2 * each / entropy - 1))
+
+    def _ctc(self, logits_BTC: Tensor, batch: Batch) -> Tensor:
+        """Σ of −ln p(text | sound), over all sounds that have one."""
         first_BT, targets_BT = firsts(batch), _own(batch)
         P = int(first_BT.sum())
-        logits_BTC = head.logits(hidden_BTD)
         if not P or not bool((targets_BT != IGNORE).any()):
-            return {"ctc": (logits_BTC * 0.0).sum()}
+            return (logits_BTC * 0.0).sum()
         piece_BT = first_BT.flatten().cumsum(0).view_as(first_BT) - 1
         inside_BT = (batch["kind"] == 1) & (piece_BT >= 0)
         if "doc" in batch:
@@ -143,11 +210,9 @@ class Ctc(Hearing):
         wide = targets_BT.unsqueeze(-1)
         held_PU, symbols_P = kernel.gather(wide, targets_BT != IGNORE, piece_BT, P)
         said_P = symbols_P > 0
-        return {
-            "ctc": kernel.ctc_sum(
-                logits_PTC[said_P], frames_P[said_P], held_PU[said_P].squeeze(-1).long(), symbols_P[said_P]
-            )
-        }
+        return kernel.ctc_sum(
+            logits_PTC[said_P], frames_P[said_P], held_PU[said_P].squeeze(-1).long(), symbols_P[said_P]
+        )
 
     # predictions --------------------------------------------------------------------------------
 
@@ -160,7 +225,7 @@ class Ctc(Hearing):
     def decode(
         self, example: Example, items: Sequence[Item], outputs: Sequence[Mapping[str, np.ndarray]]
     ) -> dict[str, Any]:
-        """{"text", "seconds": [[start, end] of each word]}."""
+        """{"text", "words": [{"word", "start", "end"}]}, in seconds."""
         if not outputs:
             raise DataError(f"{example.get('sound')}: nothing to hear", expected="a sound that can be read")
         parts = [out["logp"][np.asarray(item["kind"]) == 1] for item, out in zip(items, outputs, strict=True)]
@@ -202,6 +267,14 @@ class Ctc(Hearing):
     def majority(self, examples: Sequence[Example]) -> dict[str, float]:
         """The same of the most frequent text of the training split, whatever is heard."""
         return self.score([{"text": self.facts.get("constant", "")}] * len(examples), examples)
+
+
+def _loud(sound_TF: np.ndarray, least: int) -> np.ndarray:
+    """Which positions of a sound are loud: a quarter above its quietest, in log-mel. All, where fewer are."""
+    level_T = sound_TF.mean(-1)
+    quiet, loudest = np.percentile(level_T, 5), level_T.max()
+    loud_T = level_T > quiet + 0.25 * (loudest - quiet)
+    return loud_T if loud_T.sum() >= least else np.ones(len(level_T), bool)
 
 
 def _own(batch: Batch) -> Tensor:

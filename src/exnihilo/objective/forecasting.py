@@ -2,11 +2,12 @@
 
 The history is read in patches, the horizon stands behind it as patches of which nothing is seen (`_windows`);
 quantiles never cross, since they are sorted. A prediction continues the series' own times. In an evaluation
-(``data=FILE:test``, and the validation part while training) every window of a part is forecast, also the last ones,
-and beside the model stand the last value and the last season repeated.
+(``data=FILE:test``, and the validation part while training) every window of a part is forecast, also the last
+ones, and beside the model stand the last value and the last season repeated.
 
-Metrics: skill (1 − WQL / WQL of the naive forecast: 0 is no better, 1 is perfect), MSE and MAE in deviations of the
-training part by channel, MASE, WQL in the data's own units, coverage of the widest interval (metrics/forecast.py).
+Metrics: skill (1 − WQL / WQL of the naive forecast: 0 is no better, 1 is perfect), MSE and MAE in deviations
+of the training part by channel, MASE, WQL in the data's own units, coverage of the widest interval
+(metrics/forecast.py).
 
 Sources: Nie et al. 2023 (PatchTST, arXiv 2211.14730); Koenker & Bassett 1978 (quantile regression).
 
@@ -51,7 +52,8 @@ class Forecasting(Windowed):
         """Options of windows, and
 
         Attributes:
-            straight: a matrix from the history to the horizon stands beside the trunk (Zeng et al. 2023: on many
+            straight: a matrix from the history to the horizon stands beside the trunk (Zeng et al. 2023: on
+                many
                 series nothing else is needed); it begins as nothing.
             point: what MSE, MAE and MASE are of: the ``median``, or the ``mean`` of the quantiles.
         """
@@ -118,9 +120,9 @@ class Forecasting(Windowed):
     def decode(
         self, example: Example, items: Sequence[Item], outputs: Sequence[Mapping[str, np.ndarray]]
     ) -> dict[str, Any]:
-        """Of a series: {"forecasts": [{"series", "channel", "time", "median", "0.1", ...}]}, in the data's own
-        units. Of a part of one: {"windows", "sums": {"model", "last_value", "seasonal_naive"}}, what `score` adds
-        up."""
+        """Of a series: {"forecasts": [{"series", "channel", "time", "median", "0.1", ...}]}, in the data's
+        own units. Of a part of one: {"windows", "sums": {"model", "last_value", "seasonal_naive"}}, what
+        `score` adds up."""
         tables = self.tables(example)
         if not outputs:
             raise DataError(
@@ -227,7 +229,9 @@ class Forecasting(Windowed):
                 starts = self.starts(table)
                 for channel in range(table.values.shape[1]):
                     column_L1 = table.values[:, [channel]]
-                    past = windows.cut(column_L1, starts, history=self.config.history, rows=self.config.history)
+                    past = windows.cut(
+                        column_L1, starts, history=self.config.history, rows=self.config.history
+                    )
                     yield table, channel, starts[~np.isnan(past[..., 0]).all(1)]
 
 

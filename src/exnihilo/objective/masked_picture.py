@@ -8,8 +8,8 @@ later as it was trained.
 
 ``options.painter=false``: [MASK]s stand in the encoder's own row, and one matrix (the head ``vectors``) reads
 what they held off their states. Four times the positions for the same pictures, but no weights that are
-thrown away; this is what transformers' `ViTForMaskedImageModeling` does, and is exported as that. Of a picture
-of one patch, of which nothing can be hidden, there is nothing to learn.
+thrown away; this is what transformers' `ViTForMaskedImageModeling` does, and is exported as that. Of a
+picture of one patch, of which nothing can be hidden, there is nothing to learn.
 
 Sources: He et al. 2021 (MAE, arXiv 2111.06377); Xie et al. 2021 (SimMIM, arXiv 2111.09886).
 
@@ -76,7 +76,8 @@ class MaskedPicture(Seeing):
 
     def draw(self, columns: Columns, keys: Sequence[np.random.Generator], look: Look) -> Columns:
         out = super().draw(columns, keys, look)
-        if not self.config.painter and look.codec.mask_id is None:
+        mask_id = look.codec.mask_id
+        if not self.config.painter and mask_id is None:
             raise CodecError(
                 "the tokenizer has no [MASK]", expected="codec.kind=marks", next="codec.kind=marks"
             )
@@ -89,9 +90,9 @@ class MaskedPicture(Seeing):
         target = np.where(hidden_BT[..., None], out[INPUT], np.float32(0))
         seen = np.where(hidden_BT[..., None], np.float32(0), out[INPUT])
         out |= {INPUT: seen, "target": target, "mask": mask}
-        if not self.config.painter:
+        if not self.config.painter and mask_id is not None:
             out["kind"] = np.where(hidden_BT, 0, out["kind"]).astype(out["kind"].dtype)
-            out["tokens"] = np.where(hidden_BT, look.codec.mask_id, out["tokens"]).astype(out["tokens"].dtype)
+            out["tokens"] = np.where(hidden_BT, mask_id, out["tokens"]).astype(out["tokens"].dtype)
         return out
 
     # training -----------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""Masked-patch pretraining on series: patches are hidden anywhere in a window, and the model says what they held.
+"""Masked-patch pretraining on series: patches are hidden anywhere in a window, and the model says what they
+held.
 
-Runs of patches are drawn until a share of the window is hidden. What is asked of a hidden patch is what forecasting
-asks of the future, in the same words (`_windows`): quantiles of each value, by the same head. So the whole model,
-its head too, goes on as a forecaster (``init=``), and its trunk as a classifier of single channels. It reads the
-training part of the split alone.
+Runs of patches are drawn until a share of the window is hidden. What is asked of a hidden patch is what
+forecasting asks of the future, in the same words (`_windows`): quantiles of each value, by the same head. So
+the whole model, its head too, goes on as a forecaster (``init=``), and its trunk as a classifier of single
+channels. It reads the training part of the split alone.
 
 Sources: Nie et al. 2023 (PatchTST, arXiv 2211.14730, section 3.2); He et al. 2021 (MAE, arXiv 2111.06377).
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ class Transcription(Hearing):
     roles: ClassVar[tuple[str, ...]] = ("sound", "text")
     view: ClassVar[str] = "soundscapes"
     supervised: ClassVar[bool] = True
+    fresh: ClassVar[Literal["learn", "pretrain"]] = "pretrain"
     main_metric: ClassVar[str] = "word_accuracy"
     windows: ClassVar[bool] = False
     per_item: ClassVar[frozenset[str]] = frozenset({"ids"})

@@ -40,47 +40,45 @@ def kind_of(run: str | Path) -> str:
 
 
 def prompt(run: str | Path, given: str) -> str:
-    """The prompt of a run: of bytes or ids, what a file of that name holds; else as it is.
+    """The prompt of a run: of bytes or ids, the end of what a file of that name holds, as much of it as fills
+    half of the model's positions; else as it is.
 
     Raises:
         DataError: an array that is none, or not of whole numbers in one dimension.
     """
-    kind, path = kind_of(run), Path(given)
-    try:
-        named = bool(given) and bool(kind) and path.is_file()
-    except OSError:  # longer than a name can be
-        named = False
-    if not named:  # ids that follow are written behind a space
-        return given.rstrip() + " " if given.strip() and kind == "ids" else given
-    if kind == "bytes":
-        return path.read_bytes().decode("utf-8", "surrogateescape")
-    if path.suffix.lower() != ".npy":
-        return path.read_text(encoding="utf-8").rstrip() + " "
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as an array: {error}", expected="a .npy file") from error
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise DataError(
-            f"{path} holds {array.dtype} in {array.ndim} dimensions", expected="whole numbers in one"
-        )
-    return "".join(f"{i} " for i in array.tolist())
+    codec = _codec_of(run)
+    if codec is None:
+        return given
+    held = _held(codec, given)
+    if held is None:
+        return given.rstrip() + " " if given.strip() and isinstance(codec, Ids) else given
+    tail = held[-_room(run) :]
+    if isinstance(codec, Bytes):
+        return codec.raw(tail).decode("utf-8", "surrogateescape")
+    return "".join(f"{i} " for i in tail)  # ids that follow are written behind a space
 
 
-def write(run: str | Path, generations: Sequence[Generation], out: str | Path) -> list[str]:
+def write(run: str | Path, generations: Sequence[Generation], out: str | Path, given: str = "") -> list[str]:
     """Writes prompt and continuation of each: bytes as they are, ids as a .npy file.
+
+    Args:
+        given: the prompt as the user gave it: of a file all is written, not its end alone.
 
     Raises:
         UsageError: ids, and `out` does not end in .npy.
         DataError: the file cannot be written.
     """
-    codec, path = codecs.load(folder_of(run)), Path(out)
+    codec, path = _codec_of(run), Path(out)
+    if codec is None:
+        raise UsageError(f"{run} is no run of bytes or ids", expected="codec.kind=bytes or ids")
     if isinstance(codec, Ids) and path.suffix.lower() != ".npy":
         raise UsageError(f"out={out}", expected="a name that ends in .npy", next=f"out={path.stem}.npy")
+    before = _held(codec, given)
     several = len(generations) > 1
     found = [path.with_stem(f"{path.stem}-{i}") if several else path for i in range(1, len(generations) + 1)]
     for made, to in zip(generations, found, strict=True):
-        ids = [i for i in (*made.prompt_ids, *made.ids) if i not in codec.special_ids]
+        whole = (*(made.prompt_ids if before is None else before), *made.ids)
+        ids = [i for i in whole if i not in codec.special_ids]
         try:
             if isinstance(codec, Bytes):
                 to.write_bytes(codec.raw(ids))
@@ -89,3 +87,42 @@ def write(run: str | Path, generations: Sequence[Generation], out: str | Path) -
         except OSError as error:
             raise DataError(f"{to} cannot be written: {error.strerror or error}") from error
     return [str(to) for to in found]
+
+
+def _codec_of(run: str | Path) -> Bytes | Ids | None:
+    if not kind_of(run):
+        return None
+    codec = codecs.load(folder_of(run))
+    return codec if isinstance(codec, (Bytes, Ids)) else None
+
+
+def _held(codec: Bytes | Ids, given: str) -> list[int] | None:
+    """The ids of the file that a prompt names; None where it names none."""
+    path = Path(given)
+    try:
+        if not given or not path.is_file():
+            return None
+        if isinstance(codec, Bytes):
+            return codec.encode(path.read_bytes().decode("utf-8", "surrogateescape"))
+        if path.suffix.lower() != ".npy":
+            return codec.encode(path.read_text(encoding="utf-8"))
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        if "\0" in given or len(given) > 255:  # a text, not a name
+            return None
+        raise DataError(f"{path} cannot be read: {error}", expected="a file of bytes or ids") from error
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise DataError(
+            f"{path} holds {array.dtype} in {array.ndim} dimensions", expected="whole numbers in one"
+        )
+    return codec.encode(" ".join(map(str, array.tolist())))
+
+
+def _room(run: str | Path) -> int:
+    """Half of a run's positions, at least one."""
+    try:
+        known = json.loads((folder_of(run) / "config.json").read_text(encoding="utf-8"))
+        context = int(known.get("max_position_embeddings") or known.get("n_positions") or 64)
+    except (OSError, ValueError, TypeError):
+        context = 64
+    return max(1, context // 2)

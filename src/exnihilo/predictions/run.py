@@ -20,6 +20,7 @@ from exnihilo.infer.predict import Given, Predictor
 from exnihilo.interop.load import Loaded
 from exnihilo.objective import registry
 from exnihilo.objective.base import Objective
+from exnihilo.predictions import series
 from exnihilo.predictions.file import predict_file, weights_of
 
 if TYPE_CHECKING:
@@ -40,14 +41,9 @@ class Run(Loaded):
             weights: "float32", or "int8": faster on CPUs, rounded (encoders; see `infer.int8`).
             more: options of `Predictor`.
         """
-        if weights not in ("float32", "int8"):
-            raise UsageError(f"weights={weights!r}", expected="float32 or int8")
-        model = self.model
-        if weights == "int8":
-            from exnihilo.infer.int8 import int8
-
-            model = int8(model)
-        return Predictor(model, self.codec, objective_of(self), **more)
+        return Predictor(
+            self.model, self.codec, objective_of(self), weights=weights, path="auto", **more
+        )  # fmt: skip
 
     def predict(self, example: Given | Sequence[Given], *more: str, batch_tokens: int | None = None) -> Any:
         """One prediction for one example, a list for a list.
@@ -185,6 +181,13 @@ def ask(
         )
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k={top_k}", expected="at least 1")
+    if series.reads(run):  # a file is one or more series, not a row an example
+        if resume or columns or top_k is not None:
+            raise UsageError("resume, fields and top_k are about rows of examples", next="leave them out")
+        found = series.ask(run, examples, file=file, out=out, force=force)
+        for line in series.lines(found) if write is not None and "forecasts" in found else ():
+            write(line)
+        return found
     predictor = run.predictor()
     _widen(predictor.objective, top_k)
     trim = (lambda prediction: top(prediction, top_k)) if top_k is not None else (lambda same: same)

@@ -207,12 +207,19 @@ def own(run: Path) -> tuple[DataConfig, DataConfig | None]:
     return config.data, config.val
 
 
-def task_of(run: Path) -> Task | None:
-    """The task whose truth is known, if the run was trained on one (``data=recall:TASK``)."""
-    held = _config(run) or {}
-    sources = (held.get("data") or {}).get("sources") or []
-    found = parse(str(sources[0].get("path", ""))) if len(sources) == 1 else None
-    return found[0] if found else None
+def task_of(run: Path, data: Any, context: int) -> Task | None:
+    """The task whose truth is known, if ``data=recall:TASK`` is asked for or is what the run was trained on:
+    of several lengths the longest that the model can read."""
+    if data is not None:
+        sources = [source.path for source in RunConfig.model_validate({"data": data}).data.sources]
+    else:
+        held = (_config(run) or {}).get("data") or {}
+        sources = [str(source.get("path", "")) for source in held.get("sources") or []]
+    found = [parse(path) for path in sources]
+    tasks = [task for task, _ in filter(None, found) if task.length <= context]
+    if None in found or len({task.name for task in tasks}) != 1:
+        return None
+    return max(tasks, key=lambda task: task.length)
 
 
 def _config(run: Path) -> Mapping[str, Any] | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -196,7 +196,7 @@ def measure(
     draws: int | None = None,
 ) -> influence.Influence:
     """Influence on the last site by a method's name."""
-    more = {} if draws is None else {"draws": draws}
+    more: dict[str, Any] = {} if draws is None else {"draws": draws}
     ways: dict[str, Callable[[], influence.Influence]] = {
         "resampling": lambda: influence.resampling(
             subject, rows, swap=swap, sites=None if subject.single else [-1], seed=seed, **more

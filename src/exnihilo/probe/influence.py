@@ -119,7 +119,7 @@ def resampling(
                         kl_Q = np.zeros_like(kl_Q)  # nothing else could stand there
                     # bits may differ where batches differ; what cannot be seen has no influence: more than
                     # rounding is a leak, and shows
-                    hidden_Q = _hidden(subject, rows, mine_Q, change) & (kl_Q <= ROUNDING)
+                    hidden_Q = _hidden(subject, rows, n, mine_Q, change) & (kl_Q <= ROUNDING)
                     for t in change:
                         total_QT[:, t] += np.where(hidden_Q, 0.0, kl_Q)
                         seen_T[t] += 1
@@ -133,14 +133,17 @@ def resampling(
     return Influence(out_NQT, sites_Q, seconds, count + len(rows), subject.causal, lengths)
 
 
-def _hidden(subject: Subject, rows: Rows, sites: tuple[int, ...], change: dict[int, Change]) -> np.ndarray:
+def _hidden(
+    subject: Subject, rows: Rows, n: int, sites: tuple[int, ...], change: dict[int, Change]
+) -> np.ndarray:
     """Which sites (Q,) can see none of the positions of a swap."""
     first, last, sites_Q = min(change), max(change), np.array(sites)
     hidden_Q = np.zeros(len(sites_Q), bool)
     if subject.single:
         return hidden_Q
-    if subject.causal and "group" not in rows.items[0]:
-        hidden_Q |= sites_Q < first
+    if subject.causal:
+        group = rows.items[n].get("group")  # a block that sees itself both ways
+        hidden_Q |= (sites_Q < first) & (True if group is None else group[sites_Q] == 0)
     if (window := subject.window) is not None:
         hidden_Q |= (sites_Q < first - window) | (sites_Q > last + window)
     return hidden_Q

@@ -22,6 +22,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.style import Style
 from rich.text import Text
 
@@ -99,6 +100,7 @@ def as_map(found: Influence, path: Path, *, title: str = "") -> None:
     picture = main.imshow(
         shown, cmap="viridis_r", norm=LogNorm(max(LEAST, highest * 1e-4), highest), aspect="auto"
     )
+    main.xaxis.set_major_locator(MaxNLocator(integer=True))
     main.set_xlabel("input position", color=INK)
     main.set_ylabel("output position", color=INK)
     rows = list(range(0, len(found.sites), max(1, len(found.sites) // 8)))
@@ -133,10 +135,13 @@ def as_text(pieces: Sequence[str], nats_T: np.ndarray) -> str:
     """The text as HTML, each token on a ground that is the deeper, the more it bears on the site; the nats
     are shown on hover."""
     out = []
+    words = sum(len(piece) > 1 for piece in pieces) > len(pieces) / 2
+    gap = " " if words and not any(c.isspace() for piece in pieces for c in piece) else ""
     for piece, share, nats in zip(pieces, shares(nats_T), np.nan_to_num(nats_T), strict=True):
         dark = " color:#fff;" if share > 0.6 else ""
+        between = "" if piece.startswith("##") or not out else gap  # a vocabulary of words without spaces
         out.append(
-            f'<span style="background:rgba(29,78,216,{share:.3f});{dark}" title="{nats:.4f} nats">'
+            f'{between}<span style="background:rgba(29,78,216,{share:.3f});{dark}" title="{nats:.4f} nats">'
             f"{html.escape(piece)}</span>"
         )
     return f'<p style="white-space:pre-wrap;line-height:1.7">{"".join(out)}</p>'

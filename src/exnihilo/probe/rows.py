@@ -13,7 +13,7 @@ Key: N examples, T positions, S swapped copies, F numbers a position
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,7 @@ class Rows:
     donors: tuple[dict[str, np.ndarray], ...] = ()
 
     @classmethod
-    def of(cls, given: Given, inputs: Sequence[str] = ()) -> Rows:
+    def of(cls, given: Given, inputs: Iterable[str] = ()) -> Rows:
         """Of token ids (N, T), of items, or as it is.
 
         Raises:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["LONG", "Vocabulary", "future", "probe", "rows", "summary"]
 
 LONG = 512  # positions from which the map of all pairs would take too long: the last site is screened
+SCREEN = {"candidates": 32, "rest": 32}  # positions of a long text that are swapped
+CONTROL = {"candidates": 8, "rest": 16}  # of the lines beside it
 LENGTH = 64  # tokens of a text where none is given
 _SOON = 2.0  # seconds without a word
 
@@ -77,16 +79,11 @@ class Probed:
 
     def measure(self, subject: Subject, what: Rows, name: str) -> influence.Influence:
         """Influence of all positions on all sites, or of a long text on its last."""
-        progress = _progress(name)
-        if self.long:
-            return influence.screened(
-                subject, what, swap=self.swap, draws=self.draws, seed=self.seed, also=self.ask,
-                progress=progress,
-            )  # fmt: skip
-        return influence.resampling(
-            subject, what, swap=self.swap, draws=self.draws, block=self.block, seed=self.seed,
-            progress=progress,
-        )  # fmt: skip
+        ways: dict[str, Any] = {"swap": self.swap, "seed": self.seed, "progress": _progress(name)}
+        if not self.long:
+            return influence.resampling(subject, what, draws=self.draws, block=self.block, **ways)
+        some = SCREEN if name == "trained" else CONTROL
+        return influence.screened(subject, what, draws=self.draws, also=self.ask, **some, **ways)
 
 
 def probe(
@@ -159,7 +156,7 @@ def probe(
         "total": list(found.total()),
         "untrained_total": list(lines["untrained"].total()),
         "reach": found.reach(),
-        "future": future(found) if subject.causal else None,
+        "future": future(found, held) if subject.causal else None,
         "beyond": _beyond(found, subject.window),
         "untrained": list(lines["untrained"].at(-1, this.first)),
         "shuffled": list(lines["trained, in random order"].at(-1, this.first)),
@@ -192,8 +189,8 @@ def _choose(loaded: Loaded, run: Path, data: Any, text: str | None, count: int, 
         held = examples.encoded(objective, codec, model, source, count)
         return Probed(subject, codec, held if length is None else held.cut(length), None, 2, 1, 0)
     subject = Subject.of(model)
-    task = examples.task_of(run) if data is None and text is None else None
-    if task is not None and task.length <= context + 1:
+    task = examples.task_of(run, data, length or context) if text is None else None
+    if task is not None:
         told = faith.known(task, count, codec=codec)
         swap = influence.Others(told.rows_NT, told.classes_V)
         return Probed(subject, codec, Rows.of(told.rows_NT), swap, 2, 1, 0, told, task)

@@ -14,15 +14,23 @@ from typing import Any
 import numpy as np
 
 from exnihilo.probe.found import Influence
+from exnihilo.probe.rows import Rows
 
 
-def future(found: Influence) -> float:
-    """The largest influence of a position on a site before it: exactly 0, or the model leaks."""
+def future(found: Influence, rows: Rows | None = None) -> float:
+    """The largest influence of a position on a site before it: exactly 0, or the model leaks.
+
+    Args:
+        rows: what was measured; of sites in a block that sees itself both ways (a prefix) nothing is asked.
+    """
     worst = 0.0
-    for q, site in enumerate(found.sites):
-        after = found.nats_QT[q, site + 1 :] if site >= 0 else np.zeros(0)
-        if after.size and not np.isnan(after).all():
-            worst = max(worst, float(np.nanmax(after)))
+    for n, nats_QT in enumerate(found.nats_NQT):
+        group = None if rows is None else rows.items[n].get("group")
+        for q, site in enumerate(found.sites):
+            both = group is not None and site < len(group) and int(group[site]) > 0
+            after = nats_QT[q, site + 1 :] if site >= 0 and not both else np.zeros(0)
+            if after.size and not np.isnan(after).all():
+                worst = max(worst, float(np.nanmax(after)))
     return worst
 
 

@@ -1,5 +1,4 @@
-"""Recipe ``picture_classification``: what is seen, from files in a folder for each label, an archive, an idx
-file.
+"""Recipe ``picture_classification``: what is seen, from files in a folder for each label, or in an archive.
 
 ``exnihilo train picture_classification data=pictures/``.
 An encoder from random weights, or with ``init=`` a pretrained one (recipe ``masked_picture``).

@@ -21,15 +21,15 @@ from exnihilo.config import (
 
 
 def recipe() -> RunConfig:
-    """Recall in 32 tokens; without ``data=`` it looks for a needle, without a budget it takes 800 steps."""
+    """Recall in 32 tokens; without ``data=`` it looks for a needle, without a budget it takes 1,000 steps."""
     return RunConfig(
         recipe="recall",
         objective="recall",
         data=DataConfig(sources=(SourceConfig(path="recall:needle"),)),
         codec=CodecConfig(kind="chars", sample_mb=1.0),
         model=ModelConfig(family="qwen3", depth=2, width=64, heads=4, context=32),
-        optim=OptimConfig(name="adamw", lr=2e-3, schedule=ScheduleConfig(name="linear", warmup=0.05)),
-        batch=BatchConfig(tokens=4096),
+        optim=OptimConfig(schedule=ScheduleConfig(name="linear", warmup=0.05)),
+        batch=BatchConfig(tokens=2048),
         eval=EvalConfig(samples=0),
-        steps=800,
+        steps=1000,
     )

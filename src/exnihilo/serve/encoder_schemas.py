@@ -22,10 +22,12 @@ Cut = Annotated[
 
 
 class ClassifyRequest(Strict):
-    """Labels of texts."""
+    """Labels of texts, or of what the model reads."""
 
     model: Model
-    input: str | list[str] = Field(description="one text or several")
+    input: str | list[str] = Field(
+        description="one text or several; of models that read sounds or pictures data URLs of these"
+    )
     top_k: TopK
     truncate: Cut
     user: User

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from exnihilo.errors import MissingExtra
 from exnihilo.serve import encoder_schemas as shapes
-from exnihilo.serve import sse, writing
+from exnihilo.serve import media, sse, writing
 from exnihilo.serve.body import documented, read
 from exnihilo.serve.errors import ApiError
 
@@ -31,6 +31,8 @@ CLASSIFY, PAIR, RERANK = "/v1/classify", "/v1/pair", "/v1/rerank"
 ANSWER, TAG, FILL = "/v1/answer", "/v1/tag", "/v1/fill-mask"
 TASKS: dict[str, tuple[str, ...]] = {
     "sentence_classification": (CLASSIFY,),
+    "sound_classification": (CLASSIFY,),
+    "picture_classification": (CLASSIFY,),
     "pair_classification": (PAIR,),
     "next_sentence": (PAIR,),
     "sentence_order": (PAIR,),
@@ -67,9 +69,15 @@ def router(shelf: Shelf, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["encoders"])
 
     async def classify(request: Request) -> Response:
-        """Labels of texts."""
+        """Labels of texts; of sounds and pictures where the model was trained for these."""
         asked = await read(request, shapes.ClassifyRequest)
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        role = media.role_of(model_for(shelf, asked.model, CLASSIFY))
+        if role is not None:
+            if asked.truncate is not None:
+                raise ApiError(f"truncate is about texts, and {asked.model} reads {role}s", param="truncate")
+            async with media.files(texts, role, param="input") as files:
+                return await answered(request, CLASSIFY, asked, files)
         given = [{"text": text} for text in texts]
         return await answered(request, CLASSIFY, asked, given, truncate=bool(asked.truncate))
 
@@ -167,7 +175,7 @@ def model_for(shelf: Shelf, name: str, path: str) -> Served:
     served = writing.find(shelf, name, "encoder")
     where = endpoints(served)
     if path not in where or served.batcher is None:
-        does = f"it answers at {', '.join(where)}" if where else "none of the addresses here asks for that"
+        does = f"it answers at {', '.join(where)}" if where else "no address here answers for that"
         raise ApiError(
             f"{name} was trained for {served.task or 'nothing that is known'}: {does}", param="model"
         )

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0  # seconds for one token
 
 
+# of the embedded world: what stands for a file of a role
+_SAMPLES = {"sound": "world:bell:1", "picture": "world:red-ball@0:1"}
+
+
 class Live(BaseModel):
     """The event loop turns."""
 
@@ -112,6 +116,9 @@ async def _answers(served: Served, settings: Settings) -> str:
         return f"no answer for {batcher.stuck:.0f} s"
     example: dict[str, Any] = {}
     for role in inputs_of(batcher.predictor.objective):
+        if role in _SAMPLES:
+            example[role] = _SAMPLES[role]
+            continue
         example[role] = ["ready"] if role in ("words", "documents", "candidates") else "ready"
     await batcher.predict([example], seconds=_PATIENCE, urgent=True)
     return "ready"

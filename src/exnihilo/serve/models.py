@@ -185,7 +185,9 @@ class Shelf:
         }
         queue = self.settings.queue
         if not writes:
-            batcher = Batcher(name, run.predictor(weights=self.settings.weights), queue=queue)
+            predictor = run.predictor(weights=self.settings.weights)
+            batcher = Batcher(name, predictor, queue=queue)
+            log.say(f"{name}: {predictor.path}")
             return Served(kind="encoder", chat=None, batcher=batcher, **common)
         worker = Worker(
             name,

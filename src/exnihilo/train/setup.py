@@ -13,6 +13,7 @@ import torch
 from exnihilo import codec as codecs
 from exnihilo import log
 from exnihilo.config import RunConfig
+from exnihilo.data.raw import is_ids
 from exnihilo.errors import CodecError, ConfigError
 from exnihilo.objective import preludes, registry
 from exnihilo.objective.base import Objective
@@ -54,6 +55,7 @@ def make_codec(
 
         def make() -> None:
             made = _choose(config, init, display)
+            _check_ids(config, made)
             try:
                 made.save(run)
             except OSError as error:
@@ -83,6 +85,18 @@ def _choose(config: RunConfig, init: Codec | None, display: Display) -> Codec:
     made = codecs.train(config.codec, facts.texts(config, objective), display)
     log.say(f"tokenizer: {config.codec.kind}, {made.vocab_size} ids")
     return made
+
+
+def _check_ids(config: RunConfig, codec: Codec) -> None:
+    """Raises CodecError where the data is ids and the tokenizer one of text: it would learn their digits."""
+    ids = [s.path for s in config.data.sources if is_ids(s.path)]
+    reads = set(registry.find(config.objective).roles) <= {"text"} and config.data.format != "bytes"
+    if ids and reads and codec.kind != "ids":
+        raise CodecError(
+            f"{ids[0]} holds ids, the tokenizer is one of text ({codec.kind}, {codec.vocab_size} ids)",
+            expected="codec.kind=ids, from random weights or init= of a run that has it",
+            next="leave codec.kind, codec.path and init out; or decode the ids into texts first",
+        )
 
 
 def check_codec(codec: Codec, state: State, run: Path) -> None:
@@ -187,7 +201,7 @@ def purpose(config: RunConfig, objective: Objective) -> Purpose:
     if objective.stage == "align":
         return "align"
     if config.init is None:
-        return "learn"
+        return objective.fresh
     return "tune" if objective.supervised else "instruct"
 
 

@@ -125,6 +125,13 @@ def make_model(
             expected=f"inputs {dict(holds)}: nothing else has a place in its folders",
             next="options.frames=ast for family ast, or another family",
         )
+    reads = find(config.model.family).reads
+    if reads and set(config.model.inputs) != {reads}:
+        raise ConfigError(
+            f"model.family={config.model.family} with inputs {dict(config.model.inputs) or 'none'}",
+            expected=f"an objective whose positions hold a {reads}: nothing else has a place in its folders",
+            next="another family",
+        )
     model = build(config.model, heads=objective.heads, seed=config.seed, device=world.device)
     if init is not None:
         carry_over(model, init, str(config.init), fresh=relabelled(objective, known))
@@ -167,7 +174,9 @@ def carry_over(model: Model, init: Model, where: str, *, fresh: Iterable[str] = 
             raise ModelError(
                 f"init={where} has {was} for {name} of shape {tuple(p.shape)}",
                 expected="the same front end and trunk",
-                next="leave the settings of the model's shape out",
+                next="the options that it was trained with (patch, channels, mels ...)"
+                if name.startswith(INPUTS)
+                else "leave the settings of the model's shape out",
             )
         else:
             new.add(_part(name))

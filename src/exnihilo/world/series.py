@@ -60,6 +60,7 @@ def render(name: str) -> np.ndarray:
 
 def series(document: Document) -> Iterator[dict[str, Any]]:
     """One series of a kind, told by the document's number."""
-    kind = KINDS[document.index % len(KINDS)]
-    name = f"world:{kind}:{document.index}"
+    index = document.index or 0
+    kind = KINDS[index % len(KINDS)]
+    name = f"world:{kind}:{index}"
     yield {"series": name, "label": kind, "part": "all", "_group": name}

@@ -240,6 +240,6 @@ VIEWS: dict[str, View] = {
     "series": View(("series", "label", "part"), moments.series, count=600),
     "pictures": View(("picture", "label", "text"), drawings.pictures, count=4000, silent=True),
     "scenes": View(
-        ("question", "answer", "picture", "sound"), asked.scenes, kinds=asked.KINDS, count=8000, silent=True
+        ("question", "answer", "picture", "sound"), asked.scenes, kinds=asked.KINDS, count=4000, silent=True
     ),
 }

@@ -37,6 +37,8 @@ TASKS = {
     "bert": ("masked_lm", "/v1/fill-mask"),
     "ranker": ("rerank", "/v1/rerank"),
     "vectors": ("embeddings", "/v1/embeddings"),
+    "ears": ("sound_classification", "/v1/classify"),
+    "eyes": ("picture_classification", "/v1/classify"),
 }
 OTHERS = [(" other", -3.0), ("<b>markup</b>", -4.0)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -258,6 +259,28 @@ def test_each_encoder_task(opened: Open, model: str, fields: dict[str, str], see
     done(page)
     for text in seen:
         assert text in page.locator("#out").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "kind"), [("ears", "a.wav", "audio/"), ("eyes", "a.png", "image/png")]
+)
+def test_a_file_is_sent_as_a_data_url(
+    opened: Open, fake: Any, tmp_path: Path, model: str, name: str, kind: str
+) -> None:
+    page = opened()
+    page.select_option("#model", model)
+    page.click("#send")
+    assert "file is empty" in page.locator("#status").inner_text()
+    (tmp_path / name).write_bytes(b"abc")
+    page.set_input_files("#field-file", tmp_path / name)
+    page.wait_for_timeout(100)
+    page.click("#send")
+    done(page)
+    assert "positive" in page.locator("#out").inner_text()
+    sent = fake.asked[-1]["input"]
+    assert (
+        sent.startswith(f"data:{kind}") and sent.endswith(";base64,YWJj") and "truncate" not in fake.asked[-1]
+    )
 
 
 # everyone ---------------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
     clock, at, notes = regular(times_of(column), where="a.csv")     # Clock(start, step="1h"), places on it
     clock.times(100, 4)                                             # the 101st to the 104th time
 
-A clock is a beginning and a step: a fixed time, a number of months, or of working days. Rows on such a grid with
-some of them missing are *gaps*: the places stay empty, and are counted. Rows on no grid are irregular: refused
-with the places where it shows, or, where the user says so, averaged within steps (`resample`). Nothing is
-guessed between rows.
+A clock is a beginning and a step: a fixed time, a number of months, or of working days. Rows on such a grid
+with some of them missing are *gaps*: the places stay empty, and are counted. Rows on no grid are irregular:
+refused with the places where it shows, or, where the user says so, averaged within steps (`resample`).
+Nothing is guessed between rows.
 
 Formats: ISO 8601; also day.month.year, month/day/year (said where it could be either), Unix time in seconds,
 milliseconds, microseconds or nanoseconds, and plain counts.
@@ -24,20 +24,44 @@ import numpy as np
 
 from exnihilo.codec.series.table import NOTHING, Unreadable, named
 
-NAMES = ("date", "time", "datetime", "timestamp", "ds", "utc", "day", "month", "year", "week", "hour", "period")
+NAMES = (
+    "date",
+    "time",
+    "datetime",
+    "timestamp",
+    "ds",
+    "utc",
+    "day",
+    "month",
+    "year",
+    "week",
+    "hour",
+    "period",
+)
 """Columns that are taken for the time by their name, where they hold times."""
 _FORMATS = (
-    "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S",
-    "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%m/%d/%y %H:%M", "%m/%d/%y",
-    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%d-%m-%Y %H:%M:%S", "%d-%m-%Y", "%Y%m%d", "%b %Y", "%B %Y",
-    "%Y-%m", "%b-%y",
+    "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d",
+    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
+    "%m/%d/%y %H:%M", "%m/%d/%y", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%d-%m-%Y %H:%M:%S",
+    "%d-%m-%Y", "%Y%m%d", "%b %Y", "%B %Y", "%Y-%m", "%b-%y",
 )  # fmt: skip
 _UNITS = {"s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9, "D": 86400 * 10**9, "W": 7 * 86400 * 10**9}
 _STEP = re.compile(r"(\d*)\s*(ns|us|ms|s|min|m|h|H|D|d|W|w|M|B)")
 _SECOND = 10**9
 _ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
 PERIODS = {"s": 60, "min": 60, "h": 24, "D": 7, "W": 52, "M": 12, "B": 5}
-"""Steps of a season where nothing is said: an hour of minutes, a day of hours, a week of days, a year of months."""
+"""Steps of a season where nothing is said: an hour of minutes, a day of hours, a week of days, a year of
+months."""
+_ROUND = tuple(
+    n * _UNITS[unit]
+    for unit, counts in {
+        "s": (1, 5, 10, 15, 30),
+        "min": (1, 5, 10, 15, 30),
+        "h": (1, 2, 3, 6, 12),
+        "D": (1, 7),
+    }.items()
+    for n in counts
+)
 _LONGEST = 50_000_000  # places of a grid
 
 
@@ -126,12 +150,21 @@ def step_of(text: str) -> tuple[int, str]:
         raise ValueError(f"{text!r}: a step is at least 1")
     if unit in ("M", "B"):
         return count, unit
-    small = {"ns": 1, "us": 10**3, "ms": 10**6, "m": _UNITS["min"], "H": _UNITS["h"], "d": _UNITS["D"], "w": _UNITS["W"]}
+    small = {
+        "ns": 1,
+        "us": 10**3,
+        "ms": 10**6,
+        "m": _UNITS["min"],
+        "H": _UNITS["h"],
+        "d": _UNITS["D"],
+        "w": _UNITS["W"],
+    }
     return count * (small.get(unit) or _UNITS[unit]), "ns"
 
 
 def times_of(column: np.ndarray, form: str = "") -> tuple[np.ndarray, str] | None:
-    """(int64 nanoseconds since 1970, or counts, of each row, "time" or "count"); None where a cell is no time.
+    """(int64 nanoseconds since 1970, or counts, of each row, "time" or "count"); None where a cell is no
+    time.
 
     Args:
         column: strings, numbers or datetime64.
@@ -173,7 +206,9 @@ def _parsed(texts: list[str], form: str) -> np.ndarray | None:
                 return np.array(texts, "datetime64[ns]").astype(np.int64)
         day = datetime(1970, 1, 1)
         found = (datetime.strptime(text, form) - day for text in texts)
-        return np.array([(d.days * 86400 + d.seconds) * _SECOND + d.microseconds * 1000 for d in found], np.int64)
+        return np.array(
+            [(d.days * 86400 + d.seconds) * _SECOND + d.microseconds * 1000 for d in found], np.int64
+        )
     except ValueError:
         return None
 
@@ -194,7 +229,9 @@ def either(texts: np.ndarray) -> bool:
     if texts.dtype != object or not isinstance(texts[0], str) or "/" not in texts[0]:
         return False
     heads = [str(text).split("/") for text in texts]
-    return all(len(h) > 2 and h[0].isdigit() and h[1].isdigit() and int(h[0]) <= 12 >= int(h[1]) for h in heads)
+    return all(
+        len(h) > 2 and h[0].isdigit() and h[1].isdigit() and int(h[0]) <= 12 >= int(h[1]) for h in heads
+    )
 
 
 def regular(
@@ -205,7 +242,8 @@ def regular(
     Args:
         when: int64 (N,) of `times_of`. kind: its second value.
         where: the file, for messages.
-        irregular: ``refuse``, or ``resample``: rows fall into the step that they stand in; several are averaged
+        irregular: ``refuse``, or ``resample``: rows fall into the step that they stand in; several are
+            averaged
             by whoever reads.
         step: what the grid is to be; default: found.
 
@@ -232,7 +270,11 @@ def regular(
             next="options.id=COLUMN, or options.irregular=resample, which averages them",
         )
     if not len(gaps) or not gaps.any():
-        return Clock(int(when[0]), 1, "ns" if kind == "time" else "count"), np.zeros(len(when), np.int64), notes
+        return (
+            Clock(int(when[0]), 1, "ns" if kind == "time" else "count"),
+            np.zeros(len(when), np.int64),
+            notes,
+        )
     size, unit = step_of(step) if step else _usual(sorted_, kind)
     clock = Clock(int(sorted_[0]), size, unit, unit == "M" and _tail(sorted_))
     at, off = _places(clock, when)
@@ -246,7 +288,9 @@ def regular(
                 expected="times at equal distances (rows may be missing)",
                 next="options.irregular=resample averages rows within a step; options.step=15min says which",
             )
-        notes.append(f"irregular times: {len(rows):,} of {len(when):,} rows resampled to steps of {clock.freq}")
+        notes.append(
+            f"irregular times: {len(rows):,} of {len(when):,} rows resampled to steps of {clock.freq}"
+        )
     if int(at.max()) + 1 > max(_LONGEST, 100 * len(when)):
         raise Unreadable(
             "with irregular times",
@@ -269,12 +313,15 @@ def _usual(sorted_: np.ndarray, kind: str) -> tuple[int, str]:
     whole = sorted_.astype("datetime64[ns]")
     months = whole.astype("datetime64[M]").astype(np.int64)
     same_day = len(np.unique(whole - whole.astype("datetime64[M]").astype("datetime64[ns]"))) == 1
-    if most >= 28 * day and (same_day or _tail(sorted_)) and (np.diff(months) > 0).all():
+    if gaps.min() >= 28 * day and (same_day or _tail(sorted_)) and (np.diff(months) > 0).all():
         return int(np.gcd.reduce(np.diff(months))), "M"
     if most == day and len(sorted_) > 10 and (gaps > day).any():
         weekday = (whole.astype("datetime64[D]").astype(np.int64) + 3) % 7  # 0: Monday
         if weekday.max() < 5 and (gaps % day == 0).all():
             return 1, "B"
+    if 2 * counts.max() <= len(gaps):  # none is usual: a round one of about their size
+        middle = float(np.median(gaps))
+        most = min(_ROUND, key=lambda size: abs(np.log(size / middle)))
     return most, "ns"
 
 

@@ -1,19 +1,20 @@
 """A table, an array file, a row of numbers -> series: channels, covariates, a clock, what is missing.
 
     [series] = load("ETTh1.csv")                             # one series of seven channels, hourly
-    shops = load("sales.csv", Reading(id="shop", targets=("sold",), known=("price",)))      # one a shop
-    [series] = load("[1, 2, null, 4]")                       # a row of JSON; also {"target": [...], "start": ...}
+    shops = load("sales.csv", Reading(id="shop", targets=("sold",), known=("price",)))   # one a shop
+    [series] = load("[1, 2, null, 4]")                  # a row of JSON; also {"target": [...], "start": ...}
     rows = load("rows.npy")                                  # (N, L) or (N, L, C): N series
 
-In a table rows are moments and columns are channels; in arrays and in rows of JSON each row is a series. What is
-missing, infinite or no number is NaN in `values` and counted; a channel of which nothing is known is refused. Rows
-behind the last value of any target tell covariates of the future (`known`).
+In a table rows are moments and columns are channels; in arrays and in rows of JSON each row is a series. What
+is missing, infinite or no number is NaN in `values` and counted; a channel of which nothing is known is
+refused. Rows behind the last value of any target tell covariates of the future (`known`).
 
 A name ``world:KIND:SEED`` is a series of the embedded world.
 
 Layouts: GluonTS' JSON lines (target, start, item_id, feat_dynamic_real, feat_static_real, feat_static_cat).
 
-Key: L moments, C channels, K covariates known ahead, P covariates of the past, M moments with covariates (M >= L)
+Key: L moments, C channels, K covariates known ahead, P covariates of the past, M moments with covariates (M
+>= L)
 """
 
 from __future__ import annotations
@@ -123,13 +124,15 @@ def load(source: str, reading: Reading = Reading()) -> list[Series]:  # noqa: B0
             return [Series(text, render(text).astype(np.float64)[:, None], ("value",))]
         except ValueError as error:
             raise Unreadable("that the world does not know", str(error)) from error
-    path, _, row = text.rpartition("#") if "#" in text and not Path(text).exists() else (text, "", "")
+    path, row = text, ""
     try:
+        if "#" in text and not os.path.exists(text):
+            path, _, row = text.rpartition("#")
         stat = os.stat(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise Unreadable(
             "that cannot be opened",
-            f"{path} cannot be read: {error.strerror or error}",
+            f"{path[:200]!r} cannot be read: {getattr(error, 'strerror', None) or error}",
             expected="a file of a series, or a row of numbers such as [1, 2, 3]",
             next="check the path",
         ) from error
@@ -177,7 +180,9 @@ def _of_table(table: Table, r: Reading) -> list[Series]:
                 notes.append(f"column {name!r} holds no numbers: left out")
                 continue
         if odd:
-            notes.append(f"column {name!r}: {len(odd):,} cells are no numbers and count as missing ({named(odd)})")
+            notes.append(
+                f"column {name!r}: {len(odd):,} cells are no numbers and count as missing ({named(odd)})"
+            )
         if infinite:
             notes.append(f"column {name!r}: {infinite:,} infinite values count as missing")
         numbers[name] = found
@@ -185,7 +190,9 @@ def _of_table(table: Table, r: Reading) -> list[Series]:
     empty = [name for name in targets if np.isnan(numbers[name]).all()]
     if empty and (r.targets or len(empty) == len(targets)):
         raise Unreadable(
-            "without a value", f"{where}: column {', '.join(map(repr, empty))} has not one number", next="leave it out"
+            "without a value",
+            f"{where}: column {', '.join(map(repr, empty))} has not one number",
+            next="leave it out",
         )
     if empty:
         notes.append(f"without a single number, left out: {', '.join(map(repr, empty))}")
@@ -224,8 +231,12 @@ def _time(
     """(the column of times, its times, their kind); empty without one."""
     if r.time == "none":
         return "", None, ""
-    named_ = sorted((c for c in columns if c.lower() in clocks.NAMES), key=lambda c: clocks.NAMES.index(c.lower()))
-    others = [c for c in columns if columns[c].dtype.kind == "M" or (columns[c].dtype == object and c not in named_)]
+    named_ = sorted(
+        (c for c in columns if c.lower() in clocks.NAMES), key=lambda c: clocks.NAMES.index(c.lower())
+    )
+    others = [
+        c for c in columns if columns[c].dtype.kind == "M" or (columns[c].dtype == object and c not in named_)
+    ]
     for name in [r.time] if r.time else [*named_, *others[:3]]:
         if name in (*r.targets, *r.known, *r.past, *r.static, r.id):
             continue
@@ -237,7 +248,10 @@ def _time(
                 notes.append(f"column {name!r}: read as month/day/year; options.time_format says otherwise")
             return name, found[0], found[1]
         if r.time:
-            bad = next((i for i, c in enumerate(columns[name]) if clocks.times_of(columns[name][i : i + 1]) is None), 0)
+            bad = next(
+                (i for i, c in enumerate(columns[name]) if clocks.times_of(columns[name][i : i + 1]) is None),
+                0,
+            )
             raise Unreadable(
                 "with times that cannot be read",
                 f"{where}, row {bad + 2}: column {name!r} holds {columns[name][bad]!r:.40}",
@@ -245,7 +259,9 @@ def _time(
                 next="options.time_format='%d/%m/%Y', or options.time=none",
             )
     for name in named_:
-        notes.append(f"column {name!r} holds no times that can be read: rows are taken as they follow each other")
+        notes.append(
+            f"column {name!r} holds no times that can be read: rows are taken as they follow each other"
+        )
     return "", None, ""
 
 
@@ -345,7 +361,8 @@ def _of_array(path: Path) -> list[Series]:
 
 
 def of_json(text: str) -> Series:
-    """A series of JSON: numbers (null is missing), a list a channel, or an object that has them under ``target``.
+    """A series of JSON: numbers (null is missing), a list a channel, or an object that has them under
+    ``target``.
 
     Raises:
         Unreadable: it is none.
@@ -359,12 +376,20 @@ def of_json(text: str) -> Series:
         more = value
         key = next((k for k in _TARGETS if k in more), None)
         if key is None:
-            raise Unreadable("without a target", f"a series with {', '.join(more)}", expected="target: [numbers]")
+            raise Unreadable(
+                "without a target", f"a series with {', '.join(more)}", expected="target: [numbers]"
+            )
         value = more[key]
     values = _matrix(value, text)
     known = _matrix(more["feat_dynamic_real"], text) if more.get("feat_dynamic_real") else np.zeros((0, 0))
-    past = _matrix(more["past_feat_dynamic_real"], text) if more.get("past_feat_dynamic_real") else np.zeros((0, 0))
-    static: dict[str, float | str] = {f"real{i}": float(v) for i, v in enumerate(more.get("feat_static_real") or ())}
+    past = (
+        _matrix(more["past_feat_dynamic_real"], text)
+        if more.get("past_feat_dynamic_real")
+        else np.zeros((0, 0))
+    )
+    static: dict[str, float | str] = {
+        f"real{i}": float(v) for i, v in enumerate(more.get("feat_static_real") or ())
+    }
     static |= {f"cat{i}": str(v) for i, v in enumerate(more.get("feat_static_cat") or ())}
     name = str(more.get("item_id", more.get("id", "")))
     channels = tuple(map(str, more["channels"])) if more.get("channels") else _numbered(values.shape[1])
@@ -388,7 +413,9 @@ def _started(start: str, freq: str) -> Clock | None:
 def _matrix(value: Any, text: str) -> np.ndarray:
     """float64 (moments, channels) of a list of numbers, or of a list a channel."""
     if not isinstance(value, list) or not value:
-        raise Unreadable("without numbers", f"{text[:60]!r}", expected="a list of numbers", next="[1, 2, null, 4]")
+        raise Unreadable(
+            "without numbers", f"{text[:60]!r}", expected="a list of numbers", next="[1, 2, null, 4]"
+        )
     lists = value if isinstance(value[0], list) else [value]
     try:
         found = [np.array([np.nan if v is None else v for v in one], np.float64) for one in lists]

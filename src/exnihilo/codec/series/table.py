@@ -3,10 +3,10 @@
     table = load("ETTh1.csv")              # Table(columns={"date": [...], "HUFL": [...]}, ...)
     numbers, odd = numbers_of(table.columns["HUFL"])      # float64 with NaN where there is none
 
-Comma, semicolon, tab or bar divide the cells of a text file, with `"` around them or not; it may be compressed
-(.gz, .zst). Parquet is read by pyarrow. A row with another number of cells than the header is left out and
-counted; a cell that is empty or says that there is nothing (``NA``, ``nan``, ``null``, ``-``, ``?``) is missing,
-and so is one that is infinite; one that is a text is missing and counted apart.
+Comma, semicolon, tab or bar divide the cells of a text file, with `"` around them or not; it may be
+compressed (.gz, .zst). Parquet is read by pyarrow. A row with another number of cells than the header is left
+out and counted; a cell that is empty or says that there is nothing (``NA``, ``nan``, ``null``, ``-``, ``?``)
+is missing, and so is one that is infinite; one that is a text is missing and counted apart.
 
 Formats: RFC 4180 (CSV), Apache Parquet.
 
@@ -110,7 +110,10 @@ def _text(path: Path, encoding: str) -> Table:
     first, _, rest = body.partition("\n")
     if not first.strip() or not rest.strip():
         raise Unreadable(
-            "without rows", f"{path} has no rows below its header", expected="at least one", next="leave it out"
+            "without rows",
+            f"{path} has no rows below its header",
+            expected="at least one",
+            next="leave it out",
         )
     delimiter = max(_DELIMITERS, key=lambda d: (first.count(d), -_DELIMITERS.index(d)))
     cells = [cell.strip().strip('"') for cell in first.split(delimiter)]
@@ -128,7 +131,9 @@ def _text(path: Path, encoding: str) -> Table:
             read_options=pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=1 << 24),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, invalid_row_handler=odd),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name.strip('"'): pyarrow.string() for name in (names or first.split(delimiter))},
+                column_types={
+                    name.strip('"'): pyarrow.string() for name in (names or first.split(delimiter))
+                },
                 strings_can_be_null=False,
             ),
         )
@@ -152,7 +157,9 @@ def _text(path: Path, encoding: str) -> Table:
             f"{len(bad):,} rows with another number of cells than the header's {len(cells)} are left out "
             f"({named(bad)})"
         )
-    columns = {n.strip(): np.array(read[n].cast(pyarrow.string()).to_pylist(), object) for n in read.column_names}
+    columns = {
+        n.strip(): np.array(read[n].cast(pyarrow.string()).to_pylist(), object) for n in read.column_names
+    }
     return Table(str(path), columns, read.num_rows, tuple(notes))
 
 
@@ -171,8 +178,8 @@ def _is_number(cell: str) -> bool:
 
 
 def numbers_of(column: np.ndarray) -> tuple[np.ndarray, list[int], int]:
-    """(float64 (N,) with NaN where there is no finite number, numbers from 1 of the rows whose cell is a text, how
-    many cells are infinite).
+    """(float64 (N,) with NaN where there is no finite number, numbers from 1 of the rows whose cell is a
+    text, how many cells are infinite).
 
     >>> numbers_of(np.array(["1", "", "1e3", "inf", "x"], object))
     (array([   1.,   nan, 1000.,   nan,   nan]), [5], 1)

@@ -1,16 +1,17 @@
 """Where the windows of a series lie, what a window is normalised by, and how its rows become positions.
 
     split = parts(len(series), (8640, 2880, 2880), horizon=96)        # {"train": (0, 8640), "val": ...}
-    starts = origins(*split["test"], history=336, horizon=96)         # the first forecast moment of each window
-    rows_NRW = cut(table_LW, starts, history=336, rows=432)           # NaN before the beginning and behind the end
+    starts = origins(*split["test"], history=336, horizon=96)     # the first forecast moment of each window
+    rows_NRW = cut(table_LW, starts, history=336, rows=432)       # NaN before the beginning, behind the end
     z_NRC, level_NC2 = normalise(rows_NRC, seen_NR, kind="mean")
 
 A window is history, then horizon. What is forecast lies wholly in one part of the split; only the history may
-reach into the part before. Windows are normalised each by itself from what is seen of it (Kim et al. 2022, RevIN;
-Nie et al. 2023, PatchTST, arXiv 2211.14730: patches of each channel alone; Zeng et al. 2023, NLinear: the last
-value), with a guard where nothing varies.
+reach into the part before. Windows are normalised each by itself from what is seen of it (Kim et al. 2022,
+RevIN; Nie et al. 2023, PatchTST, arXiv 2211.14730: patches of each channel alone; Zeng et al. 2023, NLinear:
+the last value), with a guard where nothing varies.
 
-Key: L moments of a series, W columns, N windows, R rows of a window, C channels, T positions, S numbers stored
+Key: L moments of a series, W columns, N windows, R rows of a window, C channels, T positions, S numbers
+stored
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def parts(length: int, split: Sequence[float], horizon: int) -> dict[str, Part]:
 
     Args:
         split: three shares of 1, or three counts of rows.
-        horizon: a part must hold one. Where shares leave less, the last two horizons are val and test; where the
+        horizon: a part must hold one. Where shares leave less, the last two horizons are val and test; where
+            the
             series is too short for that, all of it is train.
 
     Raises:
@@ -88,7 +90,11 @@ def cut(table_LW: np.ndarray, starts_N: np.ndarray, *, history: int, rows: int) 
     L = len(table_LW)
     at_NR = starts_N[:, None] - history + np.arange(rows)
     inside = (at_NR >= 0) & (at_NR < L)
-    out = table_LW[np.clip(at_NR, 0, max(0, L - 1))] if L else np.full((*at_NR.shape, table_LW.shape[1]), np.nan)
+    out = (
+        table_LW[np.clip(at_NR, 0, max(0, L - 1))]
+        if L
+        else np.full((*at_NR.shape, table_LW.shape[1]), np.nan)
+    )
     return np.where(inside[..., None], out, np.nan)
 
 

@@ -35,6 +35,8 @@ class Unreadable(DataError):
 
 LONGEST = 2 * 3600.0
 """Seconds of a file that is read at once."""
+BLOCK = 60.0
+"""Seconds that are read, mixed to one channel and resampled at once."""
 _STREAMED = 0x7FFFFFFF  # a wav written to a pipe says that it is at least as long
 
 
@@ -76,16 +78,7 @@ def load(path: str | Path, rate: int, *, longest: float = LONGEST) -> np.ndarray
             return render(str(path), rate)
         except ValueError as error:
             raise Unreadable("that the world does not know", str(error)) from error
-    wave_NC, found = _read(Path(path), longest)
-    wave = wave_NC[:, 0] if wave_NC.shape[1] == 1 else wave_NC.mean(1)
-    if not np.isfinite(wave).all():
-        count = int((~np.isfinite(wave)).sum())
-        raise Unreadable(
-            "with samples that are no numbers",
-            f"{path}: {count:,} of {len(wave):,} samples are no numbers (NaN or infinite)",
-            next="leave it out",
-        )
-    return resample(wave, found, rate)
+    return _read(Path(path), rate, longest)
 
 
 def rate_of(path: str | Path) -> int | None:
@@ -116,21 +109,34 @@ def save(path: str | Path, wave: np.ndarray, rate: int) -> None:
         raise DataError(f"{path} cannot be written: {error}", next="choose another file") from error
 
 
-def _read(path: Path, longest: float) -> tuple[np.ndarray, int]:
+def _read(path: Path, rate: int, longest: float) -> np.ndarray:
+    """The samples at a rate, read in blocks: of a long file no more is held than what it becomes."""
     sound = library("soundfile")
+    parts: list[np.ndarray] = []
+    held = bad = 0
     try:
         if path.stat().st_size == 0:
             raise Unreadable("empty", f"{path} is empty (0 bytes)", expected="a sound", next="leave it out")
         with sound.SoundFile(str(path)) as file:
-            rate, count = int(file.samplerate), int(file.frames)
-            if count > longest * rate:
+            found, count = int(file.samplerate), int(file.frames)
+            if count > longest * found:
                 raise Unreadable(
                     f"longer than {longest / 3600:g} hours",
-                    f"{path} lasts {count / rate / 3600:.1f} hours",
+                    f"{path} lasts {count / found / 3600:.1f} hours",
                     expected=f"at most {longest / 3600:g}",
                     next="cut it into parts",
                 )
-            wave_NC = file.read(dtype="float32", always_2d=True)
+            block = max(1, round(BLOCK * found))
+            stream = library("soxr").ResampleStream(found, rate, 1) if count > block else None
+            while len(wave_NC := file.read(block, dtype="float32", always_2d=True)):
+                wave = np.ascontiguousarray(wave_NC[:, 0] if wave_NC.shape[1] == 1 else wave_NC.mean(1))
+                held += len(wave)
+                bad += int((~np.isfinite(wave)).sum())
+                if stream is not None and found != rate:
+                    wave = stream.resample_chunk(wave, last=False)
+                parts.append(wave)
+                if len(wave_NC) < block:
+                    break
             told = str(file.extra_info)
     except OSError as error:
         raise Unreadable(
@@ -145,16 +151,24 @@ def _read(path: Path, longest: float) -> tuple[np.ndarray, int]:
             expected="wav, flac, ogg, mp3, aiff",
             next="convert it, or leave it out",
         ) from error
-    if not len(wave_NC):
+    if not held:
         raise Unreadable("without samples", f"{path} has no samples (0 seconds)", next="leave it out")
-    if len(wave_NC) < count or _cut(told):
+    if held < count or _cut(told):
         raise Unreadable(
             "cut short",
-            f"{path} is cut short: {len(wave_NC):,} samples are there of those that its header promises",
+            f"{path} is cut short: {held:,} samples are there of those that its header promises",
             expected="a whole file",
             next="copy it again, or leave it out",
         )
-    return wave_NC, rate
+    if bad:
+        raise Unreadable(
+            "with samples that are no numbers",
+            f"{path}: {bad:,} of {held:,} samples are no numbers (NaN or infinite)",
+            next="leave it out",
+        )
+    if stream is None or found == rate:
+        return resample(parts[0] if len(parts) == 1 else np.concatenate(parts), found, rate)
+    return np.concatenate([*parts, stream.resample_chunk(np.zeros(0, np.float32), last=True)])
 
 
 def _cut(told: str) -> bool:

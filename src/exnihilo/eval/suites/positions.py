@@ -39,8 +39,8 @@ class Positions(Suite):
         context, codec = asked.model.config.context, asked.codec
         found = ([codec.bos_id, *codec.encode(text)][: context + 1] for _, text in read(asked))
         texts = sorted((ids for ids in found if len(ids) > 1), key=len, reverse=True)
-        least = min(ENOUGH, asked.max_examples or ENOUGH)
-        if len(texts) < least or len(texts[least - 1]) < 2 * LAST:
+        least = max(1, min(ENOUGH, asked.max_examples or ENOUGH, len(texts)))
+        if not texts or len(texts[least - 1]) < 2 * LAST:
             raise DataError(
                 f"{len(texts)} documents, {sum(len(t) > 2 * LAST for t in texts)} of them longer than "
                 f"{2 * LAST} tokens",

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+
 from exnihilo.config import ModelConfig
 from exnihilo.errors import ModelError
-from exnihilo.model.family import Architecture, Family, Rename
+from exnihilo.model.family import Architecture, Family, Fed, Rename
 
 _P = "audio_spectrogram_transformer."
 _E = f"{_P}embeddings."
@@ -115,6 +118,22 @@ def _task(theirs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _feed(config: ModelConfig, theirs: Mapping[str, Any], generator: Any) -> Fed:
+    """Two spectrograms of noise, as patches and as their `input_values`."""
+    frames, mels = theirs.get("max_length", _FRAMES), theirs.get("num_mel_bins", _MELS)
+    values = torch.randn(2, frames, mels, generator=generator)
+    cut = values.mT.unfold(1, _PATCH, _STRIDE).unfold(2, _PATCH, _STRIDE).reshape(2, -1, _PATCH * _PATCH)
+    T = cut.shape[1] + 2
+    tokens, kind = torch.zeros(2, T, dtype=torch.long), torch.ones(2, T, dtype=torch.long)
+    tokens[:, :2], kind[:, :2] = torch.tensor([_CLS, _DIST]), 0
+    raw = {"tokens": tokens, "kind": kind, "sound": F.pad(cut, (0, 0, 2, 0))}
+
+    def read(out: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
+        return {"classes": out.logits} if "classes" in outputs else {"embedding": out.last_hidden_state}
+
+    return Fed(raw, {"input_values": values}, 2, read)
+
+
 FAMILY = Family(
     name="ast",
     norm="layer",
@@ -174,6 +193,7 @@ FAMILY = Family(
     pack=_pack,
     unpack=_unpack,
     kept=("front.tokens.weight",),
+    feed=_feed,
     told=_told,
     task=_task,
     marks=True,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from exnihilo.errors import ModelError
 from exnihilo.model.family import Architecture, Family, Rename
 from exnihilo.model.rotary_hf import (
     DEFAULTS,
@@ -25,6 +26,11 @@ def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """As Llama's heirs; layers are local from ``max_window_layers`` on, or as ``layer_types`` says."""
     types, depth = theirs.get("layer_types"), theirs["num_hidden_layers"]
     if not theirs.get("use_sliding_window"):
+        if "sliding_attention" in (types or ()):
+            raise ModelError(
+                "layer_types has sliding_attention, but use_sliding_window is false",
+                expected="both, or neither",
+            )
         return read(theirs)
     if types is None:
         first = theirs.get("max_window_layers", 28)

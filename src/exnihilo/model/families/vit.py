@@ -12,9 +12,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+
 from exnihilo.config import ModelConfig
 from exnihilo.errors import ModelError
-from exnihilo.model.family import Architecture, Family, Rename
+from exnihilo.model.family import Architecture, Family, Fed, Rename
 
 _P = "vit."
 _E = f"{_P}embeddings."
@@ -222,6 +225,28 @@ def _task(theirs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _feed(config: ModelConfig, theirs: Mapping[str, Any], generator: Any) -> Fed:
+    """Two pictures of noise, as patches and as their `pixel_values`."""
+    (height, width), side, channels = _shape(theirs)
+    pixels = torch.randn(2, height, width, channels, generator=generator)
+    vectors = pixels.reshape(2, height // side, side, width // side, side, channels).permute(0, 1, 3, 2, 4, 5)
+    vectors = vectors.reshape(2, -1, side * side * channels)
+    T = vectors.shape[1] + 1
+    tokens, kind = torch.zeros(2, T, dtype=torch.long), torch.ones(2, T, dtype=torch.long)
+    tokens[:, 0], kind[:, 0] = _CLS, 0
+    raw = {"tokens": tokens, "kind": kind, INPUT: F.pad(vectors, (0, 0, 1, 0))}
+
+    def read(out: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
+        if "classes" in outputs:
+            return {"classes": out.logits}
+        if "vectors" not in outputs:
+            return {"embedding": out.last_hidden_state}
+        drawn = out.reconstruction.reshape(2, channels, height // side, side, width // side, side)
+        return {"vectors": drawn.permute(0, 2, 4, 3, 5, 1).reshape(2, T - 1, -1)}
+
+    return Fed(raw, {"pixel_values": pixels.permute(0, 3, 1, 2)}, 1, read)
+
+
 _DECODER = _both("decoder.0", f"heads.vectors.dense.{INPUT}")
 
 FAMILY = Family(
@@ -271,8 +296,10 @@ FAMILY = Family(
     pack=_pack,
     unpack=_unpack,
     kept=("front.tokens.weight",),
+    feed=_feed,
     told=_told,
     beside=_beside,
     task=_task,
     marks=True,
+    reads=INPUT,
 )

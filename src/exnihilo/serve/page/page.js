@@ -7,9 +7,11 @@ import { CONTROLS, TASKS } from "./tasks.js";
 const state = { cards: new Map(), task: null, drafts: {}, outs: {}, turns: [], running: null };
 
 const chosen = () => [$("model").value, $("beside").value].filter(Boolean);
+const reads = (card) => /^(sound|picture)_/.exec(card?.task ?? "")?.[1] ?? "text";
 const tasksOf = (name) => {
-  const where = state.cards.get(name)?.endpoints ?? [];
-  return Object.keys(TASKS).filter((t) => where.includes(`/${TASKS[t].path}`));
+  const card = state.cards.get(name), where = card?.endpoints ?? [];
+  const mine = (t) => where.includes(`/${t.path}`) && (t.reads ?? "text") === reads(card);
+  return Object.keys(TASKS).filter((name) => mine(TASKS[name]));
 };
 const writes = () => state.task === "chat" || state.task === "write";
 
@@ -80,7 +82,8 @@ function chooseTask(task) {
     tab.tabIndex = tab.id === `tab-${task}` ? 0 : -1;
   }
   const draft = (state.drafts[task] ??= {});
-  $("fields").replaceChildren(...TASKS[task].fields.map(([name, label, rows]) => {
+  $("fields").replaceChildren(...TASKS[task].fields.map(([name, label, rows, accept]) => {
+    if (accept) return el("label", {}, label, chooser(name, accept, draft));
     const area = el("textarea", { id: `field-${name}`, name, rows, value: draft[name] ?? "" });
     area.oninput = () => { draft[name] = area.value; };
     return el("label", {}, label, area);
@@ -91,6 +94,20 @@ function chooseTask(task) {
   $("out").replaceChildren((state.outs[task] ??= el("div")));
   $("out").setAttribute("aria-label", `${TASKS[task].title}: answers`);
   welcome();
+}
+
+/** A file to send: what is chosen becomes a data URL in the draft. */
+function chooser(name, accept, draft) {
+  const input = el("input", { id: `field-${name}`, name, type: "file", accept });
+  draft[name] = "";
+  input.onchange = () => {
+    draft[name] = "";
+    const reader = new FileReader();
+    reader.onload = () => { draft[name] = reader.result; };
+    reader.onerror = () => say(`${input.files[0].name} cannot be read.`);
+    if (input.files.length) reader.readAsDataURL(input.files[0]);
+  };
+  return input;
 }
 
 function welcome() {
@@ -327,7 +344,7 @@ function listen() {
     state.outs[state.task].replaceChildren();
     welcome();
     say("");
-    $("fields").querySelector("textarea").focus();
+    $("fields").querySelector("textarea, input").focus();
   };
   $("model").onchange = chooseModel;
   $("beside").onchange = chooseBeside;

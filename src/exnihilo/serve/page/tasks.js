@@ -124,6 +124,16 @@ export const TASKS = {
     title: "Classify", path: "v1/classify", button: "Classify", fields: [["text", "Text", 3]],
     body: (f) => ({ input: f.text, truncate: true }), show: (answer) => showClasses(one(answer)),
   },
+  hear: {
+    title: "Classify", path: "v1/classify", reads: "sound", button: "Classify",
+    fields: [["file", "Sound file", 1, "audio/*"]],
+    body: (f) => ({ input: f.file }), show: (answer) => showClasses(one(answer)),
+  },
+  see: {
+    title: "Classify", path: "v1/classify", reads: "picture", button: "Classify",
+    fields: [["file", "Picture file", 1, "image/*"]],
+    body: (f) => ({ input: f.file }), show: (answer) => showClasses(one(answer)),
+  },
   answer: {
     title: "Answer", path: "v1/answer", button: "Answer",
     fields: [["question", "Question", 1], ["context", "Text that holds the answer", 6]],
