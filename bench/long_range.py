@@ -148,7 +148,7 @@ def mqar(a: argparse.Namespace) -> None:
         words = ["objective=bench.mqar", f"data={paths['train']}", f"val={paths['val']}", "data.unit=line"]
         words += ["val.unit=line", f"model.context={a.length}", "batch.tokens=16384", "model.depth=2"]
         words += ["model.width=64", "model.heads=1", "dtype=fp32", "compile=off", f"steps={a.steps}"]
-        words += [f"optim.lr={a.lr}", f"seed={seed}", "eval.every=250", f"run={run}", "codec.sample_mb=50"]
+        words += [f"optim.lr={a.lr}", f"seed={seed}", "eval.every=100", f"run={run}", "codec.sample_mb=50"]
         note(f"{run}: exnihilo train recall {' '.join(words)}")
         begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         called("train", "recall", *words)

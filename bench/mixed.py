@@ -1,7 +1,8 @@
 """Questions about pictures and sounds: new combinations, and what is left when they are swapped.
 
     python bench/mixed.py train [--minutes 4] [--seeds 0 1 2]     the embedded world, held out by combination
-    python bench/mixed.py speed [--rounds 5]                      a step's time: loader beside model
+    python bench/mixed.py score --run RUN                         the same questions to a run that is there
+    python bench/mixed.py speed [--rounds 5]                      milliseconds of patches and log-mel frames
 
 The held-out questions are about combinations of thing, colour and number that no training example shows, and
 about sounds that follow each other as in none. Controls: the same model given the picture (the sound, both)
@@ -73,18 +74,43 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return round(mean - half, 4), round(mean + half, 4)
 
 
-def train(a: argparse.Namespace) -> None:
-    """Accuracy on what is new, and with what is seen or heard swapped."""
+def scored(run: Path, count: int, seed: int, seconds: float | None) -> dict[str, float]:
+    """Rows of a run on what is new: as it is asked, with what is given swapped, and guessed."""
     import exnihilo as xn
     from exnihilo.infer.interval import wilson
 
-    examples = held_out(a.count)
+    examples = held_out(count)
     given = {
         "asked": examples,
         "picture swapped": swapped(examples, ("picture",)),
         "sound swapped": swapped(examples, ("sound",)),
         "both swapped": swapped(examples, ("picture", "sound")),
     }
+    model = xn.load(run)
+    objective: Any = model.predictor().objective
+    out: dict[str, float] = {}
+    for name, asked in given.items():
+        found = objective.score(model.predict(asked), examples)
+        figures = {k: round(v, 4) for k, v in found.items()}
+        low, high = wilson(found["accuracy"] * count, count)
+        row(
+            "mixed", seed=seed, given=name, **figures, low=round(low, 4), high=round(high, 4), seconds=seconds
+        )
+        out |= {f"{name}: {key}": value for key, value in found.items()}
+    guessed = objective.majority(examples)
+    row("mixed", seed=seed, given="question alone", **{k: round(v, 4) for k, v in guessed.items()})
+    return out | {f"question alone: {key}": value for key, value in guessed.items()}
+
+
+def score(a: argparse.Namespace) -> None:
+    """The same of a run that is there."""
+    scored(Path(a.run), a.count, -1, None)
+
+
+def train(a: argparse.Namespace) -> None:
+    """Accuracy on what is new, and with what is seen or heard swapped."""
+    import exnihilo as xn
+
     seen: dict[str, list[float]] = {}
     for seed in a.seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -93,31 +119,9 @@ def train(a: argparse.Namespace) -> None:
             kept = {"data.val_fraction": 0.125, "run": str(run), "seed": seed, "progress": False}
             kept |= {"eval.every": 10**6, "control.seeds": 0}  # one evaluation, at the end
             xn.train("media_qa", data=a.data, **kept, **budget, **a.given)
-            seconds = time.perf_counter() - began
-            model = xn.load(run)
-            objective = model.predictor().objective
-            guessed = objective.majority(examples)
-            for name, asked in given.items():
-                found = objective.score(model.predict(asked), examples)
-                figures = {k: round(v, 4) for k, v in found.items()}
-                low, high = wilson(found["accuracy"] * len(examples), len(examples))
-                row(
-                    "mixed",
-                    seed=seed,
-                    given=name,
-                    **figures,
-                    low=round(low, 4),
-                    high=round(high, 4),
-                    seconds=round(seconds, 1),
-                )
-                for key, value in found.items():
-                    seen.setdefault(f"{name}: {key}", []).append(value)
-            row(
-                "mixed",
-                seed=seed,
-                given="question alone (majority)",
-                **{k: round(v, 4) for k, v in guessed.items()},
-            )
+            seconds = round(time.perf_counter() - began, 1)
+            for key, value in scored(run, a.count, seed, seconds).items():
+                seen.setdefault(key, []).append(value)
     for key, values in seen.items():
         name, _, metric = key.partition(": ")
         if metric != "f1":
@@ -126,7 +130,7 @@ def train(a: argparse.Namespace) -> None:
 
 
 def speed(a: argparse.Namespace) -> None:
-    """Milliseconds a batch of 64 examples: from files' content to rows, and what training computes of it."""
+    """Milliseconds for 64 examples: pixels to patches, samples to log-mel frames."""
     import torch
 
     from exnihilo.codec.picture.patches import patchify
@@ -148,10 +152,11 @@ def speed(a: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("train", "speed"))
+    parser.add_argument("what", choices=("train", "score", "speed"))
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--steps", type=int, default=0, help="instead of minutes")
     parser.add_argument("--count", type=int, default=1000, help="held-out questions")
+    parser.add_argument("--run", default="", help="of score")
     parser.add_argument("--data", default="world")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -161,7 +166,7 @@ def main() -> None:
 
     a.given = {key: parse_value(key, value) for key, value in (word.split("=", 1) for word in a.set)}
     note("data: the embedded world")
-    {"train": train, "speed": speed}[a.what](a)
+    {"train": train, "score": score, "speed": speed}[a.what](a)
 
 
 if __name__ == "__main__":

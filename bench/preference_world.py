@@ -1,6 +1,6 @@
 """Preferences: what they do to what is generated, and wrong labels.
 
-    python bench/preference_world.py world [--seeds 3]              # a known property, before and after
+    python bench/preference_world.py world [--loss rpo dpo]         # a known property, before and after
     python bench/preference_world.py flips [--seeds 3] [--share .3] # dpo and robust dpo under flipped pairs
 
 A model is fine-tuned on dialogues of the embedded world, whose replies are polite, plain or rude in equal
@@ -135,16 +135,18 @@ def last_figures(run: Path) -> dict[str, float]:
 
 
 def world(folder: Path, a: argparse.Namespace) -> None:
-    """A row a seed: the generated rate before and after, with the margin."""
+    """A row a seed and loss: the generated rate before and after, with the margin."""
     val, start = held_out(folder), tuned(folder, a)
     for seed in range(a.seeds):
-        before, run = rate(start, seed), folder / f"world-{seed}"
-        result = prefer(start, pairs_file(folder, seed, 0.0, 3000), val, run, seed, a.steps)
-        after = rate(run, seed)
-        row(
-            "preference world", seed=seed, loss="dpo", steps=result.step, seconds=round(result.seconds, 1),
-            before=before, after=after, held_out=last_figures(run),
-        )  # fmt: skip
+        before = rate(start, seed)
+        for loss in a.loss:
+            run = folder / f"world-{seed}-{loss}"
+            result = prefer(start, pairs_file(folder, seed, 0.0, 3000), val, run, seed, a.steps, loss=loss)
+            after = rate(run, seed)
+            row(
+                "preference world", seed=seed, loss=loss, steps=result.step, seconds=round(result.seconds, 1),
+                before=before, after=after, held_out=last_figures(run),
+            )  # fmt: skip
 
 
 def flips(folder: Path, a: argparse.Namespace) -> None:
@@ -203,6 +205,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.3, help="of labels that are flipped")
+    parser.add_argument("--loss", nargs="+", default=["rpo"], help="world: dpo, rpo ...")
     parser.add_argument("--beta", type=float, nargs="+", default=[0.5])
     parser.add_argument("--start", type=Path, help="a tuned model of the world, e.g. the quickstart's sft")
     parser.add_argument("--tuning", type=int, default=800, help="steps of fine-tuning, where there is none")

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from exnihilo import codec as codecs
 from exnihilo.codec.marks import Marks, Waves
-from exnihilo.codec.sound import mel, mulaw
+from exnihilo.codec.sound import mel, mulaw, read
 from exnihilo.codec.sound.augment import Augment, mixed
 from exnihilo.codec.sound.layout import Frames, Patches
 from exnihilo.codec.sound.read import Unreadable, load, save
@@ -247,3 +247,21 @@ def test_shift_moves_and_mixing_adds():
     assert moved.sum() == 1 and moved.argmax() != 800 and abs(int(moved.argmax()) - 800) <= 320
     y = mixed(np.ones(5, np.float32), np.full(2, 3, np.float32), 0.5)
     assert y.tolist() == [2, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (8000, 1)])
+def test_a_long_file_read_in_blocks_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, channels: int
+):
+    rng = np.random.default_rng(0)
+    noise = (rng.standard_normal((round(2.3 * rate), channels)) * 0.1).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", noise, rate, subtype="FLOAT")
+    whole = read.load(tmp_path / "long.wav", 16_000)
+    monkeypatch.setattr(read, "BLOCK", 0.5)
+    parts = read.load(tmp_path / "long.wav", 16_000)
+    assert len(parts) == len(whole)
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    noise[-5] = np.nan
+    soundfile.write(tmp_path / "nan.wav", noise, rate, subtype="FLOAT")
+    with pytest.raises(Unreadable, match="no numbers"):
+        read.load(tmp_path / "nan.wav", 16_000)

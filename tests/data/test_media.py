@@ -159,3 +159,14 @@ def test_copies_on_both_sides_are_found_by_their_content(tmp_path: Path):
         roles=("sound", "label"), lookahead=0, join=False,
     )  # fmt: skip
     assert splits.report.leak is not None and splits.report.leak.exact == 1
+
+
+def test_a_bare_name_is_looked_for_below_the_table(tmp_path: Path):
+    sounds(tmp_path, ["audio/1.wav", "audio/2.wav", "x/3.wav", "y/3.wav"])
+    rows = "".join(f"{name},dog\n" for name in ("1.wav", "2.wav", "3.wav", "audio/1.wav"))
+    (tmp_path / "list.csv").write_text("path,label\n" + rows)
+    [source] = open_sources(DataConfig(sources=str(tmp_path / "list.csv")), roles=("sound", "label"))  # type: ignore[arg-type]
+    drops = Drops()
+    found = [Path(e["sound"]).relative_to(tmp_path).as_posix() for e in source.examples(drops)]
+    assert found == ["audio/1.wav", "audio/2.wav", "audio/1.wav"]
+    assert drops.counts == {"whose file is not there": 1}  # two files have that name

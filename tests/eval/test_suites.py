@@ -50,7 +50,7 @@ def test_lambada_counts_what_greedy_decoding_writes(
     little: Model, little_codec: Codec, tmp_path: Path
 ) -> None:
     data = written(tmp_path / "p.jsonl", [{"text": text} for text in PASSAGES])
-    figures, items = vars(create("lambada").run(Asked(little, little_codec, data))).values()
+    figures, items, _ = vars(create("lambada").run(Asked(little, little_codec, data))).values()
     right, nats = [], []
     for text in PASSAGES:
         context, _, word = text.rpartition(" ")

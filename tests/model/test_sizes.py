@@ -23,7 +23,7 @@ def test_the_dial_alone(depth: int, family: str) -> None:
     assert full.width == 64 * depth and full.heads * full.head_dim == full.width  # type: ignore[operator]
     assert full.heads >= 2 and full.kv_heads == full.heads  # type: ignore[operator]
     assert full.head_dim == (32 if depth == 1 else 64)
-    width, wide = 64 * depth, {"ast": 4, "gpt2": 4, "bert": 4, "modernbert": 1.5}
+    width, wide = 64 * depth, {"ast": 4, "vit": 4, "gpt2": 4, "bert": 4, "modernbert": 1.5}
     expected = wide[family] * width if family in wide else -(-(8 * width // 3) // 64) * 64
     assert full.mlp_width == (-(-expected // 64) * 64 if family == "modernbert" else expected)
     assert resolve(full) == full  # nothing left to derive

@@ -30,7 +30,7 @@ from exnihilo.objective.base import Objective
 WORDS = "the fox ran to the mill and asked the owl for bread at noon user assistant system tool"
 CODEC = train_codec(CodecConfig(kind="bpe", vocab_size=400), [WORDS] * 4)
 CHAT = chat(CODEC)
-PAIRED = ("dpo", "cdpo", "robust", "ipo", "simpo", "orpo", "apo_zero", "dpo_norm")
+PAIRED = ("dpo", "rpo", "cdpo", "robust", "ipo", "simpo", "orpo", "apo_zero", "dpo_norm")
 
 
 def turn(role: str, content: str) -> dict[str, str]:
@@ -211,6 +211,7 @@ def test_each_loss_equals_separate_rows(loss: str) -> None:
         values.append(
             {
                 "dpo": lambda a=a, b=b: room.dpo(a - b, beta=0.1),
+                "rpo": lambda a=a, b=b: room.dpo(a - b, beta=0.1),
                 "cdpo": lambda a=a, b=b: room.cdpo(a - b, beta=0.1, smoothing=0.1),
                 "robust": lambda a=a, b=b: room.robust(a - b, beta=0.1, smoothing=0.1),
                 "ipo": lambda a=a, b=b, w=w, l=l: room.ipo(a / len(w) - b / len(l), beta=0.1),
@@ -223,7 +224,7 @@ def test_each_loss_equals_separate_rows(loss: str) -> None:
             }[loss]()
         )
         nll, tokens = nll - lw, tokens + len(w)
-    want = torch.stack(values).mean() + {"orpo": 1.0, "dpo": 0.5}.get(loss, 0.0) * nll / tokens
+    want = torch.stack(values).mean() + {"orpo": 1.0, "rpo": 1.0, "dpo": 0.5}.get(loss, 0.0) * nll / tokens
     got = loss_of(objective, model, [batch])
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
     for a, b in zip(grads(got, model), grads(want, model), strict=True):

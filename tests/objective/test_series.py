@@ -301,3 +301,34 @@ def test_tokens_of_a_series_are_its_window_scaled_by_its_history(tmp_path: Path)
     assert len(ids) == 25 and ids[0] == codec.bos_id and 1 <= ids[1:].min() and ids[1:].max() < 512
     with pytest.raises(Exception, match="codec.kind=ids"):
         objective.encode({"series": path, "part": "train"}, CODEC)
+
+
+@pytest.mark.parametrize(
+    "given", [{"val_fraction": 0.3}, {"pattern": "{label}_{n}"}, {"encoding": "latin-1"}]
+)
+def test_options_of_data_that_series_do_not_read_are_refused(tmp_path: Path, given: dict[str, Any]) -> None:
+    table(tmp_path / "a.csv")
+    config = DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.csv")),), **given)
+    with pytest.raises(ConfigError, match=next(iter(given))):
+        list(
+            read_examples(
+                config, None, "train", roles=("series",), extras=("part",), view="series", cache=tmp_path
+            )
+        )
+
+
+def test_a_table_is_divided_by_time_and_a_part_can_be_named(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.csv")
+    how: dict[str, Any] = {
+        "roles": ("series",),
+        "extras": ("part",),
+        "view": "series",
+        "cache": tmp_path / "c",
+    }
+    config = DataConfig(sources=(SourceConfig(path=path),))
+    sides = [[e["part"] for e in read_examples(config, None, side, **how)] for side in ("train", "val")]
+    assert sides == [["train"], ["val"]]
+    whole = config.model_copy(update={"val_fraction": 0.0})
+    assert [e["part"] for e in read_examples(whole, None, "train", **how)] == ["all"]
+    named = DataConfig(sources=(SourceConfig(path=f"{path}:test"),), val_fraction=0)
+    assert [e["part"] for e in read_examples(named, None, "train", **how)] == ["test"]

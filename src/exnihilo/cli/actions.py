@@ -115,6 +115,8 @@ def _next(run: str) -> str:
         return f"exnihilo predict {run} FILE.csv --out next.csv"
     if name == "masked_series":
         return f"exnihilo train forecasting init={run} data=PATH"
+    if name == "series_classification":
+        return f'exnihilo predict {run} "[1, 2, 3]"'
     if name == "masked_sound":
         return f"exnihilo train sound_classification init={run} data=PATH"
     if name == "media_qa":

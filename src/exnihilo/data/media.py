@@ -225,12 +225,27 @@ class Manifest(FileSource):
         if data.group is not None:
             self.fields["group"] = data.group
         self._hashes: dict[str, str] = {}
+        self._below: dict[str, list[Path]] | None = None
+
+    def _found(self, name: str) -> Path:
+        """The file that a cell names: from the table's folder; a bare name also in the folders below, where
+        one file has it."""
+        path = self.folder / name
+        if path.name != name or path.is_file() or archives.parted(str(path)) is not None:
+            return path
+        if self._below is None:
+            self._below = {}
+            for other in files.walk(self.folder):
+                if other.suffix.lower() in MEDIA[self.role]:
+                    self._below.setdefault(other.name, []).append(other)
+        known = self._below.get(name, [])
+        return known[0] if len(known) == 1 else path
 
     def read(self, file: int, drops: Drops | None = None) -> Iterator[Example]:
         for given in super().read(file, drops):
             example = dict(given)
             group = example.pop("group", None)
-            path = self.folder / example[self.role]
+            path = self._found(example[self.role])
             inside = archives.parted(str(path))
             if not (path if inside is None else inside[0]).is_file():
                 if drops is not None:
@@ -250,7 +265,7 @@ class Manifest(FileSource):
             listed: set[str] = set()
             for file in range(len(self.names)):
                 for example in super().read(file):
-                    listed.add(str(self.folder / example[self.role]))
+                    listed.add(str(self._found(example[self.role])))
             parted = {name: archives.parted(name) for name in listed}
             held = {name: str(part[0]) if part else name for name, part in parted.items()}
             present = [Path(p) for p in sorted(set(held.values())) if Path(p).is_file()]

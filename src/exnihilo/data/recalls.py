@@ -2,7 +2,7 @@
 
 ::
 
-    data=recall:needle              # 50,000 texts of up to 32 characters, whose last one is the answer
+    data=recall:needle              # 30,000 texts of up to 32 characters, whose last one is the answer
     data=recall:copy_first:256
 
 They are generated, the same at every call; what each answer depends on is known (`world/recalls.py`), so a

@@ -34,7 +34,7 @@ from exnihilo.data import fields, files, tables
 from exnihilo.data.base import Drops, Example
 from exnihilo.data.sources import Source, Want
 from exnihilo.data.text import plain_suffix, strings
-from exnihilo.errors import DataError
+from exnihilo.errors import ConfigError, DataError
 
 TABLES = frozenset({".csv", ".tsv", ".txt", ".parquet"})
 ROWS = frozenset({".jsonl", ".ndjson", ".json"})
@@ -85,8 +85,29 @@ class SeriesSource(Source):
                 f"data.fields names {', '.join(given)}: series have the roles series and label",
                 next="columns of a table are named by options.time, options.targets, options.known ...",
             )
+        self._refuse(data)
         kinds = sorted({plain_suffix(p) for p in self.paths})
         self.format = f"{len(self.paths):,} files of series ({' '.join(kinds)})"
+
+    def _refuse(self, data: DataConfig) -> None:
+        """Options that nothing here reads."""
+        plain = DataConfig()
+        if self.told and data.val_fraction not in (0.0, plain.val_fraction):
+            raise ConfigError(
+                f"data.val_fraction={data.val_fraction}: series are divided by time",
+                expected="options.split=[train,val,test]; or data.val_fraction=0: nothing is held out",
+                next=f"options.split=[{1 - data.val_fraction:g},{data.val_fraction:g},0]",
+            )
+        unread = ["format", "pattern", "group", "columns", "header", "quotes", "separator", "unit"]
+        if self.fields["series"] == "file":  # the codec reads it
+            unread.append("encoding")
+        for name in unread:
+            if getattr(data, name) != getattr(plain, name):
+                raise ConfigError(
+                    f"data.{name} has no meaning for series",
+                    expected="options.time, options.targets ... say what columns are; tables are UTF-8",
+                    next=f"leave data.{name} out",
+                )
 
     def _listed(self) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         root = Path(self.path).expanduser()

@@ -87,18 +87,17 @@ def kept(run: str | Path, weights: str | None = None) -> list[dict[str, Any]]:
     path = (Path(run) if found is None else found[0]) / NAME
     if not path.is_file():
         return []
-    results = files.read_json(path).get("results")
-    if not isinstance(results, list):
-        results = [None]
-    whole = all(
-        isinstance(entry, dict) and isinstance(entry.get("figures"), dict) and "suite" in entry
-        for entry in results
-    )
-    if not whole:
+    listed: Any = files.read_json(path).get("results")
+    results = [entry for entry in listed if _whole(entry)] if isinstance(listed, list) else []
+    if not isinstance(listed, list) or len(results) < len(listed):
         raise ModelError(
             f"{path} holds no results of suites", expected="what exnihilo eval wrote", next="remove it"
         )
     return [entry for entry in results if weights is None or entry.get("weights") == weights]
+
+
+def _whole(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("figures"), dict) and "suite" in entry
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, str, str]]:
@@ -120,7 +119,7 @@ def rows(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, 
 def _short(value: Any) -> str:
     """A value without this machine's folders.
 
-    >>> _short("/home/me/a.jsonl, hub:owner/name")
+    >>> _short("folder/a.jsonl, hub:owner/name")
     'a.jsonl, hub:owner/name'
     """
     parts = str(value).split(", ")

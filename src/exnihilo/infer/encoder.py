@@ -288,19 +288,24 @@ class Swift:
         return getattr(self._model, name)
 
 
-_packed: weakref.WeakKeyDictionary[Model, dict[bool, tuple[tuple[Any, ...], NativeTrunk]]]
+_packed: weakref.WeakKeyDictionary[Model, dict[bool, tuple[list[nn.Module], tuple[Any, ...], NativeTrunk]]]
 _packed = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def packed(model: Model, int8: bool = False) -> NativeTrunk:
     """The packed trunk of a model, made once for its weights as they are."""
-    marks = tuple((p.data_ptr(), p._version) for p in model.trunk.parameters())
     with _lock:
         kept = _packed.setdefault(model, {})
-        if int8 not in kept or kept[int8][0] != marks:
-            kept[int8] = (marks, NativeTrunk(model, int8))
-        return kept[int8][1]
+        parts = (
+            kept[int8][0] if int8 in kept else list(model.trunk.modules())
+        )  # walking costs more than all below
+        marks = tuple(
+            (p.data_ptr(), p._version) for part in parts for p in part._parameters.values() if p is not None
+        )
+        if int8 not in kept or kept[int8][1] != marks:
+            kept[int8] = (parts, marks, NativeTrunk(model, int8))
+        return kept[int8][2]
 
 
 def swift(model: Model, weights: str = "float32") -> Model:

@@ -251,7 +251,8 @@ class Predictor:
         device = next(self.model.parameters()).device
         frozen = Frozen(self.model)
         with frozen(), torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            for index, row, pieces in rows_of(lengths, self.objective.length, batch_tokens):
+            padding = 1.0 if isinstance(self._reader, encoder.Swift) else PADDING  # none is computed there
+            for index, row, pieces in rows_of(lengths, self.objective.length, batch_tokens, padding):
                 mine = [items[int(i)] for i in index]
                 columns = collate.of_items(pieces, mine, row=row, pad_id=self.codec.pad_id)
                 batch = {k: torch.as_tensor(v, device=device) for k, v in collate.simplify(columns).items()}
@@ -282,11 +283,11 @@ class Predictor:
 
 
 def rows_of(
-    lengths: np.ndarray, longest: int | None, batch_tokens: int
+    lengths: np.ndarray, longest: int | None, batch_tokens: int, padding: float = PADDING
 ) -> Iterator[tuple[np.ndarray, int, list[list[Piece]]]]:
     """Forwards for items of these lengths: (which items, tokens of a row, the pieces of each row).
 
-    Items of about the same length stand together; a forward whose padding would exceed `PADDING` is divided.
+    Items of about the same length stand together; a forward with a larger share of padding is divided.
     Nothing is cut.
 
     >>> [(index.tolist(), row) for index, row, _ in rows_of(np.array([3, 9, 6]), 9, 100)]
@@ -297,12 +298,12 @@ def rows_of(
     while at < len(order):
         ends = np.cumsum(lengths[order[at:]])
         count = max(1, int(np.searchsorted(ends, max(batch_tokens, int(ends[0])), side="right")))
-        yield from _divided(lengths, order[at : at + count], longest)
+        yield from _divided(lengths, order[at : at + count], longest, padding)
         at += count
 
 
 def _divided(
-    lengths: np.ndarray, index: np.ndarray, longest: int | None
+    lengths: np.ndarray, index: np.ndarray, longest: int | None, padding: float
 ) -> Iterator[tuple[np.ndarray, int, list[list[Piece]]]]:
     """One forward's items, as one forward or, until the padding is small, as several."""
     left = [index]
@@ -310,7 +311,7 @@ def _divided(
         part = left.pop()
         mine = lengths[part]
         plan = _plan(mine, longest)
-        if plan.padded <= PADDING or len(part) == 1:
+        if plan.padded <= padding or len(part) == 1:
             yield part, plan.row, [plan.pieces(r) for r in range(plan.rows)]
             continue
         margin = len(part) // 8  # so that halving ends soon

@@ -1,6 +1,6 @@
 """Connectionist temporal classification: the loss over packed sounds, and reading its outputs.
 
-    loss, counts = ctc_sums(logits_PTC, frames_P, targets_PU, symbols_P)
+    loss_P = ctc_each(logits_PTC, frames_P, targets_PU, symbols_P)
     ids = greedy(logp_TC)                    # the likeliest symbol of each frame, repeats and blanks dropped
     ids = beam(logp_TC, width=8)             # the likeliest text: paths that spell the same are added up
     ids_T = spread(heard_T, ids)             # a text laid evenly over what is heard: where training begins
@@ -37,9 +37,8 @@ def least_frames(ids: list[int]) -> int:
     return len(ids) + sum(a == b for a, b in zip(ids, ids[1:], strict=False))
 
 
-def ctc_sum(logits_PTC: Tensor, frames_P: Tensor, targets_PU: Tensor, symbols_P: Tensor) -> Tensor:
-    """Σ of −ln p(text | sound), nats, over all sounds; those whose text takes more frames than they have
-    count nothing.
+def ctc_each(logits_PTC: Tensor, frames_P: Tensor, targets_PU: Tensor, symbols_P: Tensor) -> Tensor:
+    """−ln p(text | sound) of each sound, nats (P,); 0 where the text takes more frames than there are.
 
     Args:
         logits_PTC: scores, padded at the end of each sound.
@@ -48,11 +47,16 @@ def ctc_sum(logits_PTC: Tensor, frames_P: Tensor, targets_PU: Tensor, symbols_P:
     wide = torch.promote_types(logits_PTC.dtype, torch.float32)
     logp_TPC = logits_PTC.to(wide).log_softmax(-1).transpose(0, 1)
     return F.ctc_loss(
-        logp_TPC, targets_PU, frames_P, symbols_P, blank=BLANK, reduction="sum", zero_infinity=True
+        logp_TPC, targets_PU, frames_P, symbols_P, blank=BLANK, reduction="none", zero_infinity=True
     )
 
 
-def spread(heard_T: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+def ctc_sum(logits_PTC: Tensor, frames_P: Tensor, targets_PU: Tensor, symbols_P: Tensor) -> Tensor:
+    """The same, added up over all sounds."""
+    return ctc_each(logits_PTC, frames_P, targets_PU, symbols_P).sum()
+
+
+def spread(heard_T: np.ndarray, ids: Sequence[int] | np.ndarray) -> np.ndarray:
     """A text laid over frames evenly: each symbol has as many of the frames in which something is heard, the
     others are blank. Int64 (T,).
 

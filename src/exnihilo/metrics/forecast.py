@@ -140,7 +140,8 @@ class Tally:
         return self
 
     def figures(self) -> dict[str, float]:
-        """mse, mae, mase, wql, coverage (of the widest interval), windows; NaN of nothing."""
+        """mse, mae, mase (and mase_windows, where some have no scale), wql, coverage of the widest interval,
+        windows; NaN of nothing."""
         s = self.sums
         count = s.get("count", 0.0)
         out = {
@@ -151,6 +152,8 @@ class Tally:
         }
         if self.interval is not None:
             out["coverage"] = s["inside"] / count if count else math.nan
+        if s.get("scaled", 0.0) < s.get("windows", 0.0):
+            out["mase_windows"] = s.get("scaled", 0.0)
         return {**out, "windows": s.get("windows", 0.0)}
 
 

@@ -7,7 +7,7 @@
 
 See `kernels.nf4`.
 
-Key: as there
+Key: O outputs, I inputs of the matrix
 """
 
 from __future__ import annotations

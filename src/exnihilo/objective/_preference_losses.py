@@ -11,6 +11,7 @@ exact for large arguments (no exp that overflows).
 
 ========  =================================================================  =============================
 dpo       −log σ(β(r_w − r_l))                                               Rafailov et al. 2305.18290
+rpo       dpo, and the chosen replies' −log π(y_w)/|y_w|                     Pang et al. 2404.19733
 cdpo      (1−ε) dpo(Δ) + ε dpo(−Δ): a label is wrong with probability ε      Mitchell 2023, a note on DPO
 robust    [(1−ε) dpo(Δ) − ε dpo(−Δ)] / (1−2ε): unbiased under such labels    Chowdhury et al. 2403.00409
 ipo       (r̄_w − r̄_l − 1/2β)²                                                Azar et al. 2310.12036

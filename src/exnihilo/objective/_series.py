@@ -266,7 +266,8 @@ class Serial(Objective):
         return self.encode_many([example], codec)[0]
 
     def encode_many(self, examples: Sequence[Example], codec: Codec) -> list[list[Item]]:
-        """Items of each; what cannot be read has none and a note of the reason, or stops the run."""
+        """Items of each; what cannot be read has none and a note of the reason (once a series), or stops the
+        run."""
         out: list[list[Item]] = []
         for example in examples:
             try:
@@ -274,9 +275,11 @@ class Serial(Objective):
             except Unreadable as error:
                 if self.config.bad == "stop":
                     raise
-                out.append(Noted([], error.reason))
+                out.append(Noted([], "" if example.get("part") == "val" else error.reason))
             else:
-                out.append(items or Noted([], "too short for a window"))
+                out.append(
+                    items or Noted([], "" if example.get("part") == "val" else "too short for a window")
+                )
         return out
 
     def query(self, example: Example, codec: Codec) -> Item | list[Item]:

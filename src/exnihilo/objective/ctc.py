@@ -168,40 +168,17 @@ class Ctc(Hearing):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         found = {"ctc": (_own(batch) != IGNORE).to(torch.float64).sum()}
         if "spread" in batch:
-            found["flat"] = (batch["spread"] != IGNORE).to(torch.float64).sum()
+            found["flat"] = (_spread(batch) != IGNORE).to(torch.float64).sum()
         return found
 
     def losses(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> dict[str, Tensor]:
         head: Any = model.heads["tags"]
         logits_BTC = head.logits(hidden_BTD)
-        found = {"ctc": self._ctc(logits_BTC, batch)}
-        if "spread" in batch:
-            spread_BT = batch["spread"]
-            if bool((spread_BT != IGNORE).any()) and (share := self._share(found["ctc"], batch)):
-                wide = torch.promote_types(logits_BTC.dtype, torch.float32)
-                flat = F.cross_entropy(
-                    logits_BTC.to(wide).flatten(0, 1),
-                    spread_BT.flatten().long(),
-                    ignore_index=IGNORE,
-                    reduction="sum",
-                )
-                found["flat"] = share * flat
-            else:
-                found["flat"] = (logits_BTC * 0.0).sum()
-        return found
-
-    def _share(self, ctc: Tensor, batch: Batch) -> float:
-        """What the flat start counts: 1 where the loss lies at the characters' entropy, 0 at half of it."""
-        entropy = self.facts.get("entropy") or math.log(max(2, self.labels or 2))
-        each = float(ctc.detach()) / max(1, int((_own(batch) != IGNORE).sum()))
-        return min(1.0, max(0.0, 2 * each / entropy - 1))
-
-    def _ctc(self, logits_BTC: Tensor, batch: Batch) -> Tensor:
-        """Σ of −ln p(text | sound), over all sounds that have one."""
         first_BT, targets_BT = firsts(batch), _own(batch)
         P = int(first_BT.sum())
         if not P or not bool((targets_BT != IGNORE).any()):
-            return (logits_BTC * 0.0).sum()
+            nothing = (logits_BTC * 0.0).sum()
+            return {"ctc": nothing, **({"flat": nothing} if "spread" in batch else {})}
         piece_BT = first_BT.flatten().cumsum(0).view_as(first_BT) - 1
         inside_BT = (batch["kind"] == 1) & (piece_BT >= 0)
         if "doc" in batch:
@@ -210,9 +187,23 @@ class Ctc(Hearing):
         wide = targets_BT.unsqueeze(-1)
         held_PU, symbols_P = kernel.gather(wide, targets_BT != IGNORE, piece_BT, P)
         said_P = symbols_P > 0
-        return kernel.ctc_sum(
+        each_P = kernel.ctc_each(
             logits_PTC[said_P], frames_P[said_P], held_PU[said_P].squeeze(-1).long(), symbols_P[said_P]
         )
+        if "spread" not in batch:
+            return {"ctc": each_P.sum()}
+        share_P = torch.zeros(P, dtype=each_P.dtype, device=each_P.device)
+        share_P[said_P] = self._share(each_P.detach() / symbols_P[said_P])
+        spread_N = _spread(batch)[inside_BT]
+        wide_NC = logits_BTC[inside_BT].to(each_P.dtype)
+        flat_N = F.cross_entropy(wide_NC, spread_N.long(), ignore_index=IGNORE, reduction="none")
+        return {"ctc": each_P.sum(), "flat": (flat_N * share_P[piece_BT[inside_BT]]).sum()}
+
+    def _share(self, loss_P: Tensor) -> Tensor:
+        """What the flat start counts of sounds whose loss a character is given: 1 at the characters' entropy,
+        0 at half of it."""
+        entropy = self.facts.get("entropy") or math.log(max(2, self.labels or 2))
+        return (2 * loss_P / entropy - 1).clamp(0, 1)
 
     # predictions --------------------------------------------------------------------------------
 
@@ -281,6 +272,20 @@ def _own(batch: Batch) -> Tensor:
     """Targets, none at padding."""
     targets_BT = batch["targets"]
     return targets_BT if "doc" not in batch else targets_BT.where(batch["doc"] >= 0, IGNORE)
+
+
+def _spread(batch: Batch) -> Tensor:
+    """The flat start's targets, none at padding and for sounds without a text."""
+    first_BT, targets_BT = firsts(batch), _own(batch)
+    P = int(first_BT.sum())
+    if not P:
+        return torch.full_like(batch["spread"], IGNORE)
+    piece_BT = first_BT.flatten().cumsum(0).view_as(first_BT) - 1
+    held_BT = (batch["kind"] == 1) & (piece_BT >= 0)
+    if "doc" in batch:
+        held_BT = held_BT & (batch["doc"] >= 0)
+    said_P = torch.bincount(piece_BT[(targets_BT != IGNORE) & (piece_BT >= 0)], minlength=P) > 0
+    return batch["spread"].where(held_BT & said_P[piece_BT.clamp(min=0)], IGNORE)
 
 
 def _none(items: list[Item]) -> list[Item]:

@@ -220,7 +220,9 @@ class Forecasting(Windowed):
         tally = Tally(self.levels)
         for table, channel, starts in self._windows(examples):
             self._add(table, channel, starts, None, {"seasonal_naive": tally}, None)
-        return {"skill": 0.0, **tally.figures()}
+        found = tally.figures()
+        found.pop("coverage", None)  # a point has no interval
+        return {"skill": 0.0, **found}
 
     def _windows(self, examples: Sequence[Example]) -> Iterator[tuple[Table, int, np.ndarray]]:
         """The windows of each channel that an evaluation forecasts."""

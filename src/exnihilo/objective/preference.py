@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
     from exnihilo.model.model import Model
 
-Loss = Literal["dpo", "cdpo", "robust", "ipo", "kto", "simpo", "orpo", "apo_zero", "dpo_norm"]
+Loss = Literal["dpo", "rpo", "cdpo", "robust", "ipo", "kto", "simpo", "orpo", "apo_zero", "dpo_norm"]
 
 ALONE = frozenset({"simpo", "orpo"})  # losses without a reference
 AVERAGED = frozenset({"ipo", "simpo", "orpo", "dpo_norm"})  # of log-probabilities a token
@@ -59,6 +59,9 @@ OWN: Mapping[str, frozenset[str]] = {  # options of single losses
     "desirable": frozenset({"kto"}),
     "undesirable": frozenset({"kto"}),
 }
+ANCHORED = frozenset(
+    {"orpo", "rpo"}
+)  # with the chosen replies' likelihood, unless options.sft says otherwise
 POOL = 256  # replies that KTO's strangers are drawn from
 MEASURES = ("accuracy", "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp")
 
@@ -103,7 +106,7 @@ class Preference(Objective):
             odds: orpo: the weight of the odds ratio beside the chosen reply's likelihood; default 0.1.
             desirable, undesirable: kto: weights of the two kinds of replies; default 1.
             sft: weight of the chosen replies' negative log-likelihood a token, added to the loss; default 0,
-                orpo 1.
+                orpo and rpo 1.
         """
 
         model_config = ConfigDict(frozen=True, extra="forbid")
@@ -164,7 +167,7 @@ class Preference(Objective):
     def sft(self) -> float:
         """Weight of the chosen replies' negative log-likelihood."""
         given = self.config.sft
-        return (1.0 if self.config.loss == "orpo" else 0.0) if given is None else given
+        return float(self.config.loss in ANCHORED) if given is None else given
 
     @property
     def beta(self) -> float:
@@ -334,7 +337,7 @@ class Preference(Objective):
             return lost.orpo(w, l)
         if loss == "apo_zero":
             return lost.apo_zero(w, l, beta=beta)
-        return lost.dpo(w - l, beta=beta)  # dpo, and dpo_norm of averaged ratios
+        return lost.dpo(w - l, beta=beta)  # dpo, rpo's part of it, and dpo_norm of averaged ratios
 
     def _unpaired(self, read: Read, batch: Batch) -> dict[str, Tensor]:
         own, other = self._sides(read.number_M, read.count_M)

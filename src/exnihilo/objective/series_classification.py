@@ -59,7 +59,7 @@ class SeriesClassification(Serial, Classes):
 
     @property
     def columns(self) -> frozenset[str]:  # type: ignore[override]
-        return Classes.columns.fget(self) | {"kind", "series"}  # type: ignore[attr-defined]
+        return super().columns | {"kind", "series"}
 
     @property
     def channels(self) -> int:

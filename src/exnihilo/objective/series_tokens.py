@@ -64,11 +64,11 @@ class SeriesTokens(Serial, _CausalLM):
                 f"options.norm={c.norm}: tokens are scaled by their history's mean absolute value",
                 next="leave options.norm out",
             )
-        if length is not None and length < c.history + c.horizon:
+        if length is not None and length < 1 + c.history + c.horizon:
             raise ConfigError(
-                f"model.context={length} positions, a window takes {c.history + c.horizon}",
-                expected="history and horizon in one row",
-                next=f"model.context={c.history + c.horizon}",
+                f"model.context={length} positions, a window takes {1 + c.history + c.horizon}",
+                expected="[bos], history and horizon in one row",
+                next=f"model.context={1 + c.history + c.horizon}",
             )
 
     @property

@@ -81,10 +81,11 @@ def _forecast(run: Run, given: Any, seed: int) -> dict[str, Any]:
     example.pop("part", None)
     if (run.objective or {}).get("objective") == "series_tokens":
         return paths(run, example, seed=seed)
-    [answer] = run.predictor().answers([example])
+    predictor = run.predictor()
+    [answer] = predictor.answers([example])
     if answer.error is not None:
         raise answer.error
-    return run.predictor().objective.decode(answer.example, answer.items, answer.outputs)
+    return predictor.objective.decode(answer.example, answer.items, answer.outputs)
 
 
 def paths(run: Run, example: Mapping[str, Any], *, count: int = PATHS, seed: int = 0) -> dict[str, Any]:

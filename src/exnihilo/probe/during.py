@@ -52,14 +52,19 @@ def watch(
         dataset: the validation split. texts: documents, one of each of so many rows.
 
     Returns:
-        ``first_to_last``: mean nats from the first position to the last output; ``reach``: the distance that
-        holds 90% of what the last output reads, by the positions that were measured.
+        ``first_to_last``: mean nats from the first position that is no mark to the last output; ``reach``:
+        the distance that holds 90% of what the last output reads, by the positions that were measured.
     """
     subject = subject_of(model, objective)
     rows = of_dataset(objective, dataset, codec, model, texts)
     if not len(rows):
         return {}
-    chosen = [_even(length) if subject.single else _doubling(length) for length in rows.lengths]
+    special = set(codec.special_ids)
+    begins = [rows.first(n, special) for n in range(len(rows))]
+    chosen = [
+        sorted({begin, *(_even(length) if subject.single else _doubling(length))})
+        for begin, length in zip(begins, rows.lengths, strict=True)
+    ]
     firsts, cumulative = [], []
     swap = influence.Others(rows)
     for n, length in enumerate(rows.lengths):
@@ -72,9 +77,9 @@ def watch(
             draws=DRAWS,
             seed=n,
         )
-        nats_K = np.nan_to_num(found.nats_NQT[0, 0])[chosen[n]]
-        firsts.append(nats_K[0])
-        cumulative.append((chosen[n], nats_K, length))
+        nats_T = np.nan_to_num(found.nats_NQT[0, 0])
+        firsts.append(nats_T[begins[n]])
+        cumulative.append((chosen[n], nats_T[chosen[n]], length))
     return {"first_to_last": float(np.mean(firsts)), "reach": _reach(cumulative, subject.single)}
 
 

@@ -113,7 +113,7 @@ def known(task: Task, texts: int, seed: int = 10_000, codec: Codec | None = None
             next=f"exnihilo train recall data=recall:{task.name}",
         )
     ids_V = np.array([ids[0] for ids in spelled], np.int64)
-    classes = np.full(codec.vocab_size, -1)
+    classes = -1 - np.arange(codec.vocab_size)  # what is no part of the task stays: a class of its own
     classes[ids_V] = task.classes_V
     begin_N1 = np.full((len(rows_NT), 1), codec.bos_id, np.int64)
     return _known(np.concatenate((begin_N1, ids_V[rows_NT]), 1), lessons, 1, classes)
@@ -145,7 +145,7 @@ def score(found: influence.Influence, texts: Known, *, method: str, task: str, r
     for values_T, true, idle in zip(values_NT, texts.truth, texts.idle, strict=True):
         best = max((values_T[t] for t in true), default=0.0)
         other = max((values_T[t] for t in idle), default=0.0)
-        hits += best > other
+        hits += int(best > other)
         top = max(best, other)
         false += int((values_T[list(idle)] > SHARE * top).sum()) if top > 0 else len(idle)
         idle_count += len(idle)

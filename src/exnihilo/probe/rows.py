@@ -13,7 +13,7 @@ Key: N examples, T positions, S swapped copies, F numbers a position
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,12 @@ class Rows:
         """What position t of example n holds: 0 a token, else the number of an input."""
         kinds = self.items[n].get("kind") if self.inputs else None
         return 0 if kinds is None else int(kinds[t])
+
+    def first(self, n: int, special: Collection[int]) -> int:
+        """The first position of an example that says anything: no mark."""
+        tokens = self.items[n]["tokens"]
+        spoken = (t for t in range(len(tokens)) if self.kind(n, t) or int(tokens[t]) not in special)
+        return next(spoken, 0)
 
     def cut(self, length: int) -> Rows:
         """The first positions of each."""

@@ -72,10 +72,7 @@ class Probed:
     @property
     def first(self) -> int:
         """The first position that says anything: no mark."""
-        special = set(self.codec.special_ids)
-        tokens = self.rows.items[0]["tokens"]
-        spoken = (t for t in range(len(tokens)) if self.rows.kind(0, t) or int(tokens[t]) not in special)
-        return next(spoken, 0)
+        return self.rows.first(0, set(self.codec.special_ids))
 
     def measure(self, subject: Subject, what: Rows, name: str) -> influence.Influence:
         """Influence of all positions on all sites, or of a long text on its last."""

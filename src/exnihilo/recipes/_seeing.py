@@ -34,7 +34,7 @@ def seeing(
         # as many positions as the largest picture may take: a model is declared for its own
         "model": ModelConfig(family="modernbert", depth=4, width=128, heads=4, context=1025),
         "optim": OptimConfig(name="muon", schedule=ScheduleConfig(name="linear", warmup=0.05)),
-        "batch": BatchConfig(tokens=4096),
+        "batch": BatchConfig(tokens=2048),  # some thirty pictures a step
         **values,
     }
     return RunConfig(

@@ -6,11 +6,17 @@ An encoder from random weights, or with ``init=`` a pretrained one (recipe ``mas
 
 from __future__ import annotations
 
-from exnihilo.config import RunConfig
+from exnihilo.config import BatchConfig, ModelConfig, RunConfig
 from exnihilo.recipes._hearing import AUGMENT, hearing
 
 
 def recipe() -> RunConfig:
     """Transcription by CTC; without ``data=`` it hears the embedded world, without a budget it takes 20
     epochs."""
-    return hearing("ctc", augment=AUGMENT, epochs=20)
+    return hearing(
+        "ctc",
+        augment=AUGMENT,
+        epochs=20,
+        model=ModelConfig(family="modernbert", depth=4, width=128, heads=4, context=512),
+        batch=BatchConfig(tokens=1024),
+    )

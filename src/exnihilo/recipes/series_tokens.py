@@ -16,5 +16,5 @@ def recipe() -> RunConfig:
     return serial(
         "series_tokens",
         codec=CodecConfig(kind="ids", ids=1024),
-        model=ModelConfig(family="qwen3", depth=2, width=64, heads=4, context=120),
+        model=ModelConfig(family="qwen3", depth=2, width=64, heads=4, context=121),
     )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from exnihilo.config import CodecConfig, ModelConfig, RunConfig
+from exnihilo.config import BatchConfig, CodecConfig, ModelConfig, RunConfig
 from exnihilo.recipes._hearing import AUGMENT, hearing
 
 
@@ -17,5 +17,6 @@ def recipe() -> RunConfig:
         augment=AUGMENT,
         epochs=20,
         codec=CodecConfig(kind="chars"),
-        model=ModelConfig(family="qwen3", depth=4, width=128, heads=4, context=256),
+        model=ModelConfig(family="qwen3", depth=4, width=128, heads=4, context=512),
+        batch=BatchConfig(tokens=1024),
     )

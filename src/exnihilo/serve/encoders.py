@@ -175,7 +175,7 @@ def model_for(shelf: Shelf, name: str, path: str) -> Served:
     served = writing.find(shelf, name, "encoder")
     where = endpoints(served)
     if path not in where or served.batcher is None:
-        does = f"it answers at {', '.join(where)}" if where else "no address here answers for that"
+        does = f"it answers at {', '.join(where)}" if where else f"answered are {', '.join(TASKS)}"
         raise ApiError(
             f"{name} was trained for {served.task or 'nothing that is known'}: {does}", param="model"
         )

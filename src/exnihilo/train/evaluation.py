@@ -94,10 +94,12 @@ def figure_words(figures: Mapping[str, float], main: str, over: str = "") -> str
             f"{main} {figures[f'val_{main}']:.4f}" + (f" (majority: {base:.4f})" if base is not None else "")
         )
     elif not replied:
-        known = {"loss", "tokens", "bpb", "perplexity", "final"}
+        known = {"loss", "tokens", "bpb", "perplexity", "final", "first_to_last", "reach"}
         plain = {k.removeprefix("val_"): v for k, v in figures.items() if "@" not in k}
         out += [f"{k} {v:.4f}" for k, v in plain.items() if k not in known]
     out += [f"{n} {figures[f'val_{n}']:.4g}" for n in replied if n != main]
+    if "val_first_to_last" in figures:
+        out.append(f"first to last {figures['val_first_to_last']:.4g} nats, reach {figures['val_reach']:.4g}")
     return ", ".join(out)
 
 
@@ -232,9 +234,7 @@ class Evaluator:
         if not self.config.eval.probe or self.dataset is None:
             return {}
         with self._quiet():
-            found = watch(
-                self.model, self.objective, self.dataset, self.codec, texts=self.config.eval.probe
-            )
+            found = watch(self.model, self.objective, self.dataset, self.codec, texts=self.config.eval.probe)
         return {f"val_{key}": value for key, value in found.items()}
 
     def conclude(self, state: State) -> dict[str, float]:

@@ -143,12 +143,12 @@ def _letters(count: int, first: str, many: int) -> str:
 
 
 def count_of(length: int) -> int:
-    """Texts of a data set where no number is given: some two million tokens, 2,000 to 50,000 texts.
+    """Texts of a data set where no number is given: some two million tokens, 2,000 to 30,000 texts.
 
     >>> count_of(32), count_of(4096)
-    (50000, 2000)
+    (30000, 2000)
     """
-    return max(2000, min(50_000, 2_000_000 // length))
+    return max(2000, min(30_000, 2_000_000 // length))
 
 
 def lesson(task: Task, seed: int, number: int) -> Lesson:

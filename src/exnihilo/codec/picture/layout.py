@@ -86,7 +86,7 @@ class Patches:
         """Stored or augmented patches, levels 0 to 255 (..., F) -> float32 (..., F), standardised."""
         held = torch.from_numpy(folded) if isinstance(folded, np.ndarray) else folded
         factor, summand = (torch.from_numpy(part) for part in self._scale)
-        return torch.addcmul(summand, held.float(), factor)
+        return held.to(torch.float32, copy=True).mul_(factor).add_(summand)
 
     def levels(self, vectors: Tensor) -> np.ndarray:
         """The other way round: standardised numbers -> uint8, what is beyond black and white cut off."""

@@ -52,6 +52,7 @@ class Unreadable(DataError):
         self.reason = reason
 
 
+@lru_cache(maxsize=4)
 def library(name: str = "PIL.Image") -> Any:
     """A module of Pillow.
 

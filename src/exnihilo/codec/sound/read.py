@@ -145,9 +145,12 @@ def _read(path: Path, rate: int, longest: float) -> np.ndarray:
             next="check the path",
         ) from error
     except RuntimeError as error:  # soundfile.LibsndfileError
+        why = str(error).rpartition(": ")[2] or str(error)
+        if "does not exist" in why:  # what it says of a suffix that the content does not fit
+            why = "its content is of no known format"
         raise Unreadable(
             "that are no sounds",
-            f"{path} is no sound that can be read: {str(error).rpartition(': ')[2] or error}",
+            f"{path} is no sound that can be read: {why}",
             expected="wav, flac, ogg, mp3, aiff",
             next="convert it, or leave it out",
         ) from error
