@@ -1,7 +1,7 @@
 """Long rows and long dependencies: memory of one forward, and tasks that need the first tokens at the end.
 
     python bench/long_range.py memory [--lengths 4096 16384 65536]
-    python bench/long_range.py recall [--seeds 1] [--steps 500] [--folder DIR] [--arms curriculum straight]
+    python bench/long_range.py recall [--seeds 1] [--steps 120] [--folder DIR] [--arms curriculum straight]
     python bench/long_range.py mqar [--seeds 3] [--steps 1500] [--folder DIR]
 
 memory: each row in a process of its own; the most memory that the process held while it made one forward over
@@ -186,7 +186,7 @@ def main() -> None:
     part.add_argument("--depth", type=int, default=4)
     part = parts.add_parser("recall")
     part.add_argument("--seeds", type=int, default=1)
-    part.add_argument("--steps", type=int, default=500)
+    part.add_argument("--steps", type=int, default=120)
     part.add_argument("--folder", type=Path, default=Path("runs/long_range"))
     part.add_argument(
         "--arms", nargs="+", choices=["curriculum", "straight"], default=["curriculum", "straight"]

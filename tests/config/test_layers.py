@@ -225,6 +225,7 @@ def test_recipes_are_files_and_dotted_paths(tmp_path: Path, monkeypatch: pytest.
 # a strategy for every key, from the fields themselves, so that a new option is tested without a line here
 _TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
 _VALUES = {
+    "alarms.likelihood": st.floats(1, 9),
     "options": st.dictionaries(
         st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.integers(0, 9) | _TEXT, max_size=2
     ),

@@ -78,7 +78,7 @@ def test_a_prompt_that_is_scored_is_what_a_forward_says(model, path):
         for with_it, without in zip(told, untold, strict=True):
             assert (with_it.ids, without.prompt) == (without.ids, ())
             assert [s.id for s in with_it.prompt] == long and with_it.prompt[0].raw is None
-            np.testing.assert_allclose([s.raw for s in with_it.prompt[1:]], expected, atol=1e-4)
+            np.testing.assert_allclose([s.raw or 0.0 for s in with_it.prompt[1:]], expected, atol=1e-4)
             best = [int(logp_TV[t].argmax()) for t in range(len(long) - 1)]
             assert [s.top[0][0] for s in with_it.prompt[1:]] == best and not with_it.prompt[0].top
         assert [(s.id, s.raw) for s in single.prompt] == [(7, None)]
@@ -89,7 +89,7 @@ def test_a_prompt_that_is_scored_is_what_a_forward_says(model, path):
             first += engine.step()
         heads = {t.index: t.prompt for t in reversed(first) if t.prompt}
         assert {1, 2, 3, 4} <= set(heads) and all(len(p) == len(long) for p in heads.values())
-        np.testing.assert_allclose([s.raw for s in heads[4][1:]], expected, atol=1e-4)
+        np.testing.assert_allclose([s.raw or 0.0 for s in heads[4][1:]], expected, atol=1e-4)
 
 
 def test_threads_change_nothing(make_model):

@@ -206,7 +206,11 @@ def test_names_without_prefix_and_with_masks() -> None:
         ("qwen3", {"model_type": None}, "model_type is None"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True"),
         ("qwen3", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ("qwen3", {"use_sliding_window": True, "layer_types": None, "max_window_layers": 1}, "layer_types"),
+        (
+            "qwen3",
+            {"use_sliding_window": True, "sliding_window": 8, "layer_types": None, "max_window_layers": 1},
+            "layer_types",
+        ),
         ("qwen3", {"layer_types": ["sliding_attention"]}, "sliding_attention"),
         ("qwen3", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("llama", {"mlp_bias": True}, "mlp_bias is True"),

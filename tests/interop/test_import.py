@@ -73,7 +73,7 @@ def test_the_rest_is_refused_by_name(tokenizers: dict[bool, Codec], tmp_path: Pa
     for change, words in (
         ({"model_type": "mistral"}, "mistral"),
         ({"model_type": None}, "None"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "dynamic"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "relu"}, "hidden_act"),

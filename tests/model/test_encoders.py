@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from exnihilo.config import ModelConfig
-from exnihilo.errors import ConfigError, ModelError
+from exnihilo.errors import ConfigError
 from exnihilo.kernels.attention import reference
 from exnihilo.model import Model, build, flops_per_token, parameters, resolve
 from exnihilo.model.family import find
@@ -454,10 +454,7 @@ def test_what_does_not_fit_is_refused() -> None:
         resolve(ModelConfig(family="bert", window=64), 9)
     with pytest.raises(ConfigError, match="unknown head 'classes '"):
         build(ModelConfig(family="bert", vocab_size=9), heads=("classes ",))
-    model = build(tiny("modernbert"))
-    with pytest.raises(ModelError, match="a cache with local attention"):
-        model({"tokens": _tokens(1, 4)}, Attention.CAUSAL, cache=object())  # type: ignore[arg-type]
-    assert set(ALL) | {"tokens", "generator", "value", "vectors"} == set(HEADS)
+    assert set(ALL) | {"tokens", "generator", "value", "vectors", "painter", "straight"} == set(HEADS)
 
 
 def test_heads_given_to_build_are_the_configurations() -> None:

@@ -84,7 +84,7 @@ def test_a_hundred_prompts_go_on_as_in_transformers(family: str, codec: Codec, t
     assert len({tuple(row) for row in mine}) > 50  # they do differ
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_a_hundred_prompts_go_on_as_in_llamacpp(family: str, codec: Codec, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="needs the extra 'llamacpp'")
     pytest.importorskip("gguf", reason="needs the extra 'gguf'")

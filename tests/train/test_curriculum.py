@@ -40,7 +40,7 @@ def test_shares_of_the_steps() -> None:
 def test_rows_grow_and_tokens_stay(make: Make, tmp_path: Path) -> None:
     run(make(tmp_path / "run", batch=_batch(), steps=8), progress=False)
     rows = _rows(tmp_path / "run")
-    assert [row["length"] for row in rows] == [8.0] * 4 + [16.0] * 2 + [32.0] * 2
+    assert [row["row_length"] for row in rows] == [8.0] * 4 + [16.0] * 2 + [32.0] * 2
     assert [row["tokens"] for row in rows] == [256 * n for n in range(1, 9)]
     assert all(row["loss"] > 0 for row in rows)
 
@@ -64,7 +64,7 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(
     run(make(other, batch=_batch(), steps=8), resume=True, progress=False)
     a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    assert [row["length"] for row in _rows(other)] == [row["length"] for row in _rows(one)]
+    assert [row["row_length"] for row in _rows(other)] == [row["row_length"] for row in _rows(one)]
 
 
 @pytest.mark.parametrize(

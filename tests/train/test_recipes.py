@@ -59,6 +59,8 @@ def test_a_recipe_trains(
     monkeypatch.chdir(tmp_path)
     _clip(tmp_path / "clip.wav")
     save(tmp_path / "picture.png", np.full((20, 20, 3), 99, np.uint8))
+    hours = (f"2024-01-{1 + h // 24:02d} {h % 24:02d}:00,{math.sin(h / 4):.3f}" for h in range(600))
+    (tmp_path / "FILE.csv").write_text("\n".join(["time,load", *hours]) + "\n")
     suggested = shlex.split(actions._next(str(tmp_path / "r")))
     if name.startswith("masked_"):  # it answers nothing by itself
         assert suggested[:2] == ["exnihilo", "train"]

@@ -168,7 +168,7 @@ def sample(a: Arguments) -> Figures:
         sound.check(run)
     asked, prompt = prompt, raw.prompt(run, sound.prompt(run, prompt))
     texts: list[str] = []
-    if whole:
+    if to is not None and whole:
         made = api.sample(run, prompt, n=n, **given)
         files = raw.write(run, made, to, asked)
         out(a, f"written: {', '.join(files)}")

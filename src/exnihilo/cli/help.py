@@ -28,7 +28,7 @@ def overview(verbs: Iterable[Verb]) -> str:
     lines += ["", "for example:"]
     lines += _rows(
         [
-            ("exnihilo quickstart", "the whole chain in four minutes on two cores"),
+            ("exnihilo quickstart", "the whole chain in eight minutes on two cores"),
             ("exnihilo train gpt data=books/ minutes=10 run=runs/books", "a model of your own files"),
             ('exnihilo sample runs/books "Once"', "let it write"),
         ]

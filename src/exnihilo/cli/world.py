@@ -14,7 +14,8 @@ def world(a: Arguments) -> Figures:
     if "out" not in a.options:
         raise UsageError("no out given", expected="out=DIR or --out DIR")
     given = a.given("count", "start", "kind", "size", "rate")
-    figures = api.world(a.positional(0, "scenes"), out=a.options["out"], force="force" in a.flags, **given)
+    view = a.positional(0) or "scenes"
+    figures = api.world(view, out=a.options["out"], force="force" in a.flags, **given)
     made = ", ".join(f"{figures[name]:,} {name}" for name in ("rows", "pictures", "sounds") if figures[name])
     out(a, f"{figures['table']}: {made}")
     return figures

@@ -185,8 +185,9 @@ def ask(
         if resume or columns or top_k is not None:
             raise UsageError("resume, fields and top_k are about rows of examples", next="leave them out")
         found = series.ask(run, examples, file=file, out=out, force=force)
-        for line in series.lines(found) if write is not None and "forecasts" in found else ():
-            write(line)
+        if write is not None and "forecasts" in found:
+            for line in series.lines(found):
+                write(line)
         return found
     predictor = run.predictor()
     _widen(predictor.objective, top_k)

@@ -6,7 +6,7 @@ An encoder from random weights, or with ``init=`` a pretrained one (recipe ``mas
 
 from __future__ import annotations
 
-from exnihilo.config import BatchConfig, ModelConfig, RunConfig
+from exnihilo.config import ModelConfig, RunConfig
 from exnihilo.recipes._hearing import AUGMENT, hearing
 
 
@@ -18,5 +18,4 @@ def recipe() -> RunConfig:
         augment=AUGMENT,
         epochs=20,
         model=ModelConfig(family="modernbert", depth=4, width=128, heads=4, context=512),
-        batch=BatchConfig(tokens=1024),
     )

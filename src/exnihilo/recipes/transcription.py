@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from exnihilo.config import BatchConfig, CodecConfig, ModelConfig, RunConfig
+from exnihilo.config import CodecConfig, ModelConfig, RunConfig
 from exnihilo.recipes._hearing import AUGMENT, hearing
 
 
@@ -18,5 +18,4 @@ def recipe() -> RunConfig:
         epochs=20,
         codec=CodecConfig(kind="chars"),
         model=ModelConfig(family="qwen3", depth=4, width=128, heads=4, context=512),
-        batch=BatchConfig(tokens=1024),
     )

@@ -166,7 +166,7 @@ class Curriculum:
 
     def report(self, step: int) -> dict[str, float]:
         """The length of the step's rows."""
-        return {"length": float(self._lengths[self.stage(step)])}
+        return {"row_length": float(self._lengths[self.stage(step)])}
 
     def judge(self, step: int, terms: Mapping[str, float]) -> str | None:
         """Nothing to judge: the guard and the validation split do."""
