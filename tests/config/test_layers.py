@@ -226,6 +226,7 @@ def test_recipes_are_files_and_dotted_paths(tmp_path: Path, monkeypatch: pytest.
 _TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
 _VALUES = {
     "alarms.likelihood": st.floats(1, 9),
+    "tune.lora.bits": st.sampled_from([4, None]),
     "options": st.dictionaries(
         st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.integers(0, 9) | _TEXT, max_size=2
     ),
