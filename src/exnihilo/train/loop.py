@@ -225,7 +225,10 @@ class Loop:
 
     def _judge(self, step: int, figures: Mapping[str, float]) -> None:
         """Alarms, and what the source itself finds wrong."""
-        found = self.alarms.step(self.state.alarms, step, figures)
+        told = figures
+        if self.objective.needs != "rollout":  # elsewhere a figure of such a name may mean anything
+            told = {name: value for name, value in figures.items() if name == "chosen_logp"}
+        found = self.alarms.step(self.state.alarms, step, told)
         why = self.batches.judge(step, figures)
         self._alarm([*found, *([Alarm("source", why)] if why else [])])
 
