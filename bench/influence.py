@@ -4,12 +4,12 @@
     python bench/influence.py zero                                    # future, and beyond window × layers
     python bench/influence.py cost --lengths 64,256,1024,4096         # seconds and forwards, with the screen
 
-`faith` trains `recipe recall` on each task (only where the run is not there yet) and judges on texts that
-training has not seen, interleaved over the measures: resampling (the reference), screened, gradient norm,
-integrated gradients, and for comparison alone rollout, last-layer attention and gradient × input, which is
-computed here and not offered. *hit*: the true position comes first in a text; *false*: share of the
-positions that cannot matter, that get more than a quarter of the largest; *control*: the same in an untrained
-network, held against the trained one's truth.
+`faith` trains `recipe recall` on each task (only where the run is not there yet; variables with four layers
+and three times the steps) and judges on texts that training has not seen, interleaved over the measures:
+resampling (the reference), screened, gradient norm, integrated gradients, and for comparison alone rollout,
+last-layer attention and gradient × input, which is computed here and not offered. *hit*: the true position
+comes first in a text; *false*: share of the positions that cannot matter, that get more than a quarter of the
+largest; *control*: the same in an untrained network, held against the trained one's truth.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def run_of(task: str, seed: int, args: argparse.Namespace) -> Loaded:
     if not (path / "config.json").exists():
         begun = time.perf_counter()
         more: dict[str, Any] = {"steps": args.steps} if args.steps else {}
+        if task == "variable_tracking":  # a chain of two steps: twice the layers (recipes/recall.py)
+            more = {"steps": 3 * (args.steps or 500), "model__depth": 4}
         found = xn.train(
             "recall",
             data=f"recall:{task}:{args.length}",

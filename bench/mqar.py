@@ -62,15 +62,27 @@ class MQAR(Recall):
 
 
 def write(
-    path: Path, *, texts: int, length: int, pairs: int, vocabulary: int, seed: int, power: float = 0.01
+    path: Path,
+    *,
+    texts: int,
+    length: int,
+    pairs: int,
+    vocabulary: int,
+    seed: int,
+    power: float = 0.01,
+    append: bool = False,
 ) -> None:
-    """Texts of `length` characters, one a line: `pairs` of half the vocabulary, then as many queries."""
+    """Texts of `length` characters, one a line: `pairs` of half the vocabulary, then as many queries.
+
+    Args:
+        append: to the lines that the file has.
+    """
     half, room = vocabulary // 2, (length - 2 * pairs) // 2
     share = power * np.arange(1, room + 1) ** (power - 1.0)
     share /= share.sum()
     lines = []
     for n in range(texts):
-        chance = np.random.default_rng([seed, n])
+        chance = np.random.default_rng([seed, length, n])
         keys, values = chance.permutation(half)[:pairs], chance.integers(half, size=pairs)
         out = np.empty(length, np.int64)
         out[: 2 * pairs : 2], out[1 : 2 * pairs : 2] = KEYS + keys, VALUES + values
@@ -78,7 +90,8 @@ def write(
         places = chance.choice(room, size=min(pairs, room), replace=False, p=share)
         out[2 * pairs + 2 * places] = KEYS + keys[: len(places)]
         lines.append("".join(map(chr, out.tolist())))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with path.open("a" if append else "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Pictures: accuracy at a small budget, few labels with and without pretraining, the front end, the loader.
 
     python bench/pictures.py accuracy mnist [--minutes 2.5] [--seeds 0]  all labels, from random weights
+    python bench/pictures.py accuracy mnist --choose            the same, judged on a part of the training
+                                                                        pictures: settings are chosen here
     python bench/pictures.py pretrain fashion-mnist [--labels 1000]      few labels: random, and pretrained on
                                                                         the training pictures without labels
     python bench/pictures.py front [--rounds 10]                        files to numbers, against transformers
@@ -32,10 +34,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from common import data_folder, median, note, row
 
-GREY = {"options.size": 28, "options.channels": 1}
+GREY = {"options.size": 28, "options.channels": 1, "options.patch": 7}
 SETS: dict[str, dict[str, Any]] = {
     "mnist": {**GREY, "data.val_fraction": 1 / 6},
-    "fashion-mnist": {**GREY, "data.val_fraction": 1 / 6, "options.augment": {"pad": 2, "flip": 0.5}},
+    "fashion-mnist": {**GREY, "data.val_fraction": 1 / 6, "options.augment": {"pad": 1, "flip": 0.5}},
     "cifar10-jpeg": {
         "data.val_fraction": 0.2,
         "options.augment": {"pad": 4, "flip": 0.5, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
@@ -62,6 +64,8 @@ def trained(recipe: str, data: str, run: Path, **given: Any) -> tuple[dict[str, 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in lines if any(k.startswith("val_") for k in line)][-1]
     found = {k.removeprefix("val_"): v for k, v in last.items() if k.startswith("val_")}
+    losses = [line["loss"] for line in lines if line.get("kind") == "train"][-50:]
+    found |= {"step": last["step"], "train_loss": round(statistics.fmean(losses), 4)}
     return found, time.process_time() - began
 
 
@@ -70,9 +74,29 @@ def budget(a: argparse.Namespace) -> dict[str, float]:
     return {"minutes": a.minutes} if a.minutes else {"epochs": a.epochs}
 
 
+def apart(name: str, folder: Path, share: float = 0.1) -> tuple[str, dict[str, Any]]:
+    """As `source`, with a tenth of the training pictures in place of the test: two tables."""
+    from exnihilo.config import DataConfig
+    from exnihilo.data import examples
+
+    data, how = source(name)
+    config = DataConfig(sources=data, val_fraction=how.get("data.val_fraction", 0.0))  # type: ignore[arg-type]
+    found = examples(config, None, "train", roles=("picture", "label"))
+    lines = [json.dumps({"path": str(e["picture"]), "label": e["label"]}) for e in found]
+    order = np.random.default_rng(1).permutation(len(lines))
+    cut = int(share * len(lines))
+    tables = []
+    for part, chosen in (("choose", order[:cut]), ("learn", order[cut:])):
+        tables.append(folder / f"{part}.jsonl")
+        tables[-1].write_text("\n".join(lines[i] for i in chosen) + "\n")
+    plain = {k: v for k, v in how.items() if k not in ("val", "data.val_fraction")}
+    return str(tables[1]), {**plain, "val": str(tables[0])}
+
+
 def accuracy(a: argparse.Namespace) -> None:
     """All labels, from random weights."""
-    data, how = source(a.set)
+    folder = tempfile.TemporaryDirectory()
+    data, how = apart(a.set, Path(folder.name)) if a.choose else source(a.set)
     scores = []
     for seed in a.seeds:
         with tempfile.TemporaryDirectory() as name:
@@ -87,12 +111,16 @@ def accuracy(a: argparse.Namespace) -> None:
             "pictures",
             set=a.set,
             seed=seed,
+            part="choose" if a.choose else "test",
             accuracy=found["accuracy"],
+            steps=found["step"],
+            train_loss=found["train_loss"],
             majority=found.get("majority_accuracy"),
             cpu_s=round(seconds),
             **budget(a),
         )
-    _interval("pictures", scores, set=a.set, **budget(a))
+    folder.cleanup()
+    _interval("pictures", scores, set=a.set, part="choose" if a.choose else "test", **budget(a))
 
 
 def few(name: str, count: int, seed: int, folder: Path) -> Path:
@@ -273,6 +301,7 @@ def main() -> None:
     parser.add_argument("--masked-epochs", type=float, default=2)
     parser.add_argument("--test", type=int, default=0, help="pictures that few labels are judged on; 0: all")
     parser.add_argument("--labels", type=int, default=1000)
+    parser.add_argument("--choose", action="store_true", help="accuracy: judge on some training pictures")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

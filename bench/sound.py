@@ -74,6 +74,7 @@ def trained(
 def digits(a: argparse.Namespace) -> None:
     """The official split."""
     where, (train, test) = recordings(), split(a)
+    scores: list[float] = []
     for seed in a.seeds:
         with tempfile.TemporaryDirectory() as folder:
             found, seconds = trained(
@@ -85,6 +86,7 @@ def digits(a: argparse.Namespace) -> None:
                 **budget(a),
                 **a.given,
             )
+        scores.append(found["accuracy"])
         row(
             "sound digits",
             part=test,
@@ -93,6 +95,7 @@ def digits(a: argparse.Namespace) -> None:
             seconds=round(seconds, 1),
             **budget(a),
         )
+    row("sound digits", part=test, seed="all", accuracy=round(sum(scores) / len(scores), 4))
 
 
 def speakers(a: argparse.Namespace) -> None:
@@ -178,22 +181,31 @@ def strings(a: argparse.Namespace) -> None:
 
 
 def pretrain(a: argparse.Namespace) -> None:
-    """Few labels: from random weights, and from masked pretraining on all training clips without labels."""
+    """Few labels: from random weights, and from masked pretraining on all training clips without labels.
+
+    Each seed draws other clips that have labels, the same for both; both take as many steps on them.
+    """
+    from exnihilo.train.control import interval
+
     where, (train, test) = recordings(), split(a)
+    found: dict[str, list[float]] = {"random": [], "pretrained": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = [str(where / pattern) for pattern in train]
-        trained("masked_sound", data, str(where / test), folder / "heard", **budget(a), **a.given)
-        rng = np.random.default_rng(0)
-        clips = sorted(path for pattern in train for path in where.glob(pattern))
-        (folder / "few").mkdir()
-        for path in rng.choice(np.array([str(p) for p in clips]), a.clips, replace=False):
-            shutil.copy(path, folder / "few")
+        heard, seconds = trained(
+            "masked_sound", data, str(where / test), folder / "heard", **budget(a), **a.given
+        )
+        row("sound pretrain", start="pretraining", loss=heard["loss"], seconds=round(seconds, 1), **budget(a))
+        clips = np.array(sorted(str(path) for pattern in train for path in where.glob(pattern)))
         for seed in a.seeds:
-            for init in (None, str(folder / "heard")):
-                found, _ = trained(
+            few = folder / f"few{seed}"
+            few.mkdir()
+            for path in np.random.default_rng(seed).choice(clips, a.clips, replace=False):
+                shutil.copy(path, few)
+            for kind, init in (("random", None), ("pretrained", str(folder / "heard"))):
+                told, _ = trained(
                     "sound_classification",
-                    [str(folder / "few")],
+                    [str(few)],
                     str(where / test),
                     folder / "run",
                     epochs=a.epochs,
@@ -202,8 +214,13 @@ def pretrain(a: argparse.Namespace) -> None:
                     **({"init": init} if init else {}),
                     **a.given,
                 )
-                kind = "pretrained" if init else "random"
-                row("sound pretrain", clips=a.clips, start=kind, seed=seed, accuracy=found["accuracy"])
+                found[kind].append(told["accuracy"])
+                row("sound pretrain", clips=a.clips, start=kind, seed=seed, accuracy=told["accuracy"])
+    gains = [b - r for b, r in zip(found["pretrained"], found["random"], strict=True)]
+    for kind, values in {**found, "gain": gains}.items():
+        mean, low, high = interval(values)
+        bounds = [round(low, 4), round(high, 4)] if len(values) > 1 else None
+        row("sound pretrain", clips=a.clips, start=kind, seed="all", mean=round(mean, 4), interval=bounds)
 
 
 def front(a: argparse.Namespace) -> None:

@@ -127,10 +127,10 @@ def plan(
 
     `measure` runs a few matrix products and one short training step; False counts only.
     """
-    config, _ = _configure(recipe, settings, overrides, overlay, None)
+    config, origins = _configure(recipe, settings, overrides, overlay, None)
     from exnihilo.plan import make
 
-    return make(config, measure=measure)
+    return make(config, origins, measure=measure)
 
 
 def doctor(
@@ -192,13 +192,19 @@ def tokenizer(
     if action == "show":
         if path is None:
             raise UsageError(
-                "tokenizer show without a folder", expected="a run folder or one with tokenizer.json"
+                "tokenizer show without a folder",
+                expected="a run folder or one with tokenizer.json",
+                next="exnihilo tokenizer show DIR",
             )
         return read_tokenizer(Path(path))
     if action != "train":
-        raise UsageError(f"tokenizer action {action!r}", expected="train or show")
+        raise UsageError(f"tokenizer action {action!r}", expected="train or show", next="one of the two")
     if out is None:
-        raise UsageError("tokenizer train without out=DIR", expected="a folder to write tokenizer.json to")
+        raise UsageError(
+            "tokenizer train without out=DIR",
+            expected="a folder to write tokenizer.json to",
+            next="add out=DIR",
+        )
     config, origins = _configure("gpt", settings, overrides, None, None)
     for key, origin in origins.items():
         if origin in ("command line", "python") and key.split(".")[0] not in ("data", "codec"):

@@ -191,6 +191,13 @@ class CheckpointConfig(Section):
     every: int | None = Field(default=None, ge=1)  # steps; default: about every two minutes and at the end
     keep: int = Field(default=2, ge=1)  # newest ones kept, besides the best
     best: bool = True  # keep the one with the lowest validation loss
+    use: Literal["last", "best"] = "last"  # whose weights the run ends with; best: early stopping
+
+    @model_validator(mode="after")
+    def _check_use(self) -> CheckpointConfig:
+        if self.use == "best" and not self.best:
+            raise ValueError("use=best needs best=true: the best one must be kept")
+        return self
 
 
 class LoraConfig(Section):

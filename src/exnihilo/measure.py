@@ -112,7 +112,11 @@ def evaluate_run(
         from exnihilo.predictions.replies import graded
 
         if max_tokens is not None:
-            raise UsageError("max_tokens with a grader", expected="max_new_tokens=N, max_examples=N")
+            raise UsageError(
+                "max_tokens with a grader",
+                expected="max_new_tokens=N, max_examples=N",
+                next="leave max_tokens out",
+            )
         side = "train" if given else "val"
         return {**head, **graded(loaded, config, side, max_examples, progress, **replies)}
     objective = (

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from exnihilo.config import RunConfig
+from exnihilo.config import ModelConfig, RunConfig
 from exnihilo.errors import ConfigError
 
 if TYPE_CHECKING:
     from exnihilo.model.model import Model
+    from exnihilo.objective.base import Objective
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,24 @@ class Plan:
         return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + (self.activation_bytes or 0)
 
 
-def make(config: RunConfig, *, measure: bool = True) -> Plan:
+def make(config: RunConfig, origins: Mapping[str, str] | None = None, *, measure: bool = True) -> Plan:
     """The plan of a configuration.
 
     Args:
-        measure: time a step on this machine (about ten seconds); without it, times are left open.
+        origins: where its values come from: with minutes and no size of the user's, a smaller model may be
+            made of it, as in training (`train.fitting`).
+        measure: time a step on this machine (about ten seconds); without it, times are left open, and the
+            size is as it is set.
 
     Raises:
         ConfigError: a shape that cannot be built.
     """
-    from exnihilo.model import flops_per_token, parameters, resolve
+    from exnihilo.model import flops_per_token, parameters
     from exnihilo.model.model import shape_of
-    from exnihilo.objective import registry
     from exnihilo.parallel import resolve_device
-    from exnihilo.train.start import check_family
 
+    if origins is not None and measure:
+        config, _ = sized(config, origins)
     init = None
     if config.init is not None:
         from exnihilo.interop.load import load
@@ -84,12 +89,7 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
         vocab, note = init.config.vocab_size, f"of {config.init}"
     else:
         vocab, note = vocabulary(config)
-    model = resolve(config.model, vocab)
-    check_family(model.family, config)
-    objective = registry.create(config.objective, config.options, length=model.context)
-    asked = objective.model_settings  # labels are not counted yet: a few weights
-    asked = {**asked, "outputs": tuple(objective.heads), "labels": objective.labels or model.labels or 2}
-    model = resolve(model.model_copy(update=asked), vocab)
+    model, objective = _model(config, vocab)
     assert model.width is not None and model.vocab_size is not None
     count = parameters(model)
     step_tokens = max(1, config.batch.tokens // model.context) * model.context
@@ -127,6 +127,46 @@ def make(config: RunConfig, *, measure: bool = True) -> Plan:
         checkpoint_bytes=weights + ema + state,
         **measured,
     )
+
+
+def sized(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunConfig, dict[str, str]]:
+    """The configuration and its origins with the size that its minutes allow, as training will take it
+    (`train.fitting`)."""
+    import torch
+
+    from exnihilo.parallel import resolve_device
+    from exnihilo.train import fitting, precision, tune
+    from exnihilo.train.changes import given
+
+    said, kept = given(config, origins), dict(origins)
+    if not fitting.wanted(config, said):
+        return config, kept
+    model, objective = _model(config, vocabulary(config)[0])
+    if objective.needs == "rollout":
+        return config, kept
+    device = resolve_device(config.device)
+    torch.set_num_threads(tune.threads(config.threads))  # as `_measure` will
+    speed = fitting.machine(device, precision.choose(config.dtype, device))
+    found, marks = fitting.fitted(config.model_copy(update={"model": model}), said, speed=speed)
+    if not marks:
+        return config, kept
+    sizes = {name: getattr(found.model, name) for name in ("family", *fitting.SIZES)}
+    changed = {"model": config.model.model_copy(update=sizes), "batch": found.batch}
+    return config.model_copy(update=changed), {**kept, **marks}
+
+
+def _model(config: RunConfig, vocab: int | None) -> tuple[ModelConfig, Objective]:
+    """The model's shape with nothing left open, and the objective that asks for it."""
+    from exnihilo.model import resolve
+    from exnihilo.objective import registry
+    from exnihilo.train.start import check_family
+
+    model = resolve(config.model, vocab)
+    check_family(model.family, config)
+    objective = registry.create(config.objective, config.options, length=model.context)
+    asked = objective.model_settings  # labels are not counted yet: a few weights
+    asked = {**asked, "outputs": tuple(objective.heads), "labels": objective.labels or model.labels or 2}
+    return resolve(model.model_copy(update=asked), vocab), objective
 
 
 def vocabulary(config: RunConfig) -> tuple[int, str]:

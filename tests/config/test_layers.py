@@ -227,6 +227,9 @@ _TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
 _VALUES = {
     "alarms.likelihood": st.floats(1, 9),
     "tune.lora.bits": st.sampled_from([4, None]),
+    "model.straight": st.tuples(st.integers(1, 99), st.integers(1, 99)) | st.none(),
+    "model.yarn.factor": st.floats(1.1, 9),
+    "checkpoint.best": st.just(True),  # which use=best asks for
     "options": st.dictionaries(
         st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.integers(0, 9) | _TEXT, max_size=2
     ),

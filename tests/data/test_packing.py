@@ -179,8 +179,8 @@ def test_wrong_arguments(bad):
 
 def test_time_grows_with_the_number_of_pieces_alone():
     lengths = np.exp(np.random.default_rng(0).normal(np.log(200), 0.8, 200_000)).astype(int) + 2
-    began = time.perf_counter()
+    began = time.process_time()
     p = plan(lengths, 257)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     assert len(p.doc) > 200_000
     assert seconds < 5  # 0.1 s on a quiet core: a million pieces take a second or so

@@ -147,10 +147,10 @@ def test_gold_of_gsm8k_is_its_last_line() -> None:
 
 
 def test_reading_takes_time_in_proportion_to_the_text() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     for text in ("1," * 200_000, "#" * 400_000, "(" * 100_000, "-" * 300_000, "1 " * 200_000, "*" * 200_000):
         final(text)
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 # countdown ----------------------------------------------------------------------------------------------
@@ -422,11 +422,11 @@ def _odd(example: Mapping[str, Any], completion: str) -> Any:
 
 def test_a_function_that_fails_costs_its_reply_and_nothing_else() -> None:
     said = ["raise", "exit", "nan", "inf", "text", "none", "true", "hang", "half"]
-    found = grade_many(_odd, [{}] * len(said), said, seconds=0.3)
+    found = grade_many(_odd, [{}] * len(said), said, seconds=1)
     assert [g.score for g in found] == [None] * 6 + [1.0, None, 0.5]
     assert [g.failed for g in found] == [True] * 5 + [False, False, True, False]
     assert found[0].error == "raised ValueError: bad" and "took longer" in str(found[7].error)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(t.name == "grader" for t in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(t.name == "grader" for t in threading.enumerate())  # the loop was interrupted

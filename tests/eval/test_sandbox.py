@@ -100,7 +100,7 @@ def test_an_escape_is_contained(name: str) -> None:
     begun = time.monotonic()
     found = outcome(ESCAPES[name])
     assert found.values == [None] and found.problem, name
-    assert time.monotonic() - begun < 10 and "hook" in found.layers
+    assert time.monotonic() - begun < 60 and "hook" in found.layers  # not the 100 s that one sleeps
     assert not Path("/tmp/exnihilo-escaped").exists()
 
 

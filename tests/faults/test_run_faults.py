@@ -62,6 +62,15 @@ def test_a_folder_with_a_model_is_not_overwritten(make: Any, tmp_path: Path) -> 
     assert content(tmp_path / "a") == before
 
 
+def test_a_start_that_fails_leaves_the_folder_free(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="grader is given"):  # found out when the tokenizer is made
+        run(make(tmp_path / "r", grader="exact"), progress=False)
+    assert list(content(tmp_path / "r")) == ["notes.txt"]
+    assert run(make(tmp_path / "r"), progress=False).step == 6
+
+
 def test_two_processes_in_one_folder(make: Any, tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     lock = Lock(tmp_path / "r")

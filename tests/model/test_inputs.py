@@ -13,15 +13,17 @@ from exnihilo.model.front import Frames
 SIZES = {"depth": 2, "width": 32, "heads": 2, "vocab_size": 8, "context": 32}
 
 
-def test_the_stem_is_whispers_two_convolutions():
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_stem_is_two_convolutions_with_two_frames_whispers(n: int):
     torch.manual_seed(0)
-    stem, F, D, T = Frames(5, 8).double(), 5, 8, 7
-    x = torch.randn(2, T, 2 * F, dtype=torch.float64)
+    stem, F, D, T = Frames(5, 8, n).double(), 5, 8, 7
+    x = torch.randn(2, T, n * F, dtype=torch.float64)
     first = stem.first.weight.view(D, 3, F).transpose(1, 2)
-    second = stem.second.weight.view(D, 3, D).transpose(1, 2)
-    frames = x.view(2, 2 * T, F).transpose(1, 2)
+    second = stem.second.weight.view(D, n + 1, D).transpose(1, 2)
+    frames = x.view(2, n * T, F).transpose(1, 2)
     a = torch.nn.functional.gelu(torch.nn.functional.conv1d(frames, first, stem.first.bias, padding=1))
-    b = torch.nn.functional.gelu(torch.nn.functional.conv1d(a, second, stem.second.bias, stride=2, padding=1))
+    a = torch.nn.functional.pad(a, (1, 0))
+    b = torch.nn.functional.gelu(torch.nn.functional.conv1d(a, second, stem.second.bias, stride=n))
     # at a document's ends the convolution reads zeros, also in the place of states that would be there
     got = stem(x, None)
     torch.testing.assert_close(got[:, 1:], b.transpose(1, 2)[:, 1:])
@@ -73,4 +75,4 @@ def test_places_of_two_coordinates_reach_the_rotary_positions():
 
 def test_an_input_of_no_known_shape_is_refused():
     with pytest.raises(ConfigError, match="inputs.sound"):
-        build(ModelConfig(family="bert", inputs={"sound": (3, 4)}, **SIZES))  # type: ignore[arg-type]
+        build(ModelConfig(family="bert", inputs={"sound": (0, 4)}, **SIZES))  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from exnihilo.world.pictures import render
 from exnihilo.world.sounds import render as play
 
 CODEC = train_codec(CodecConfig(kind="chars"), ["What colour is it? red blue the drum at the top"])
-OPTIONS = {"size": 16, "patch": 8, "rate": 4000}
+OPTIONS = {"size": 16, "patch": 8, "rate": 4000, "stack": 2}
 BOTH = {
     "question": "What is it?", "answer": "red drum", "picture": "world:red-drum@1:3",
     "sound": "world:drum:1:0.2",

@@ -199,6 +199,15 @@ def test_the_mean_is_over_the_patches_of_its_own_picture():
     torch.testing.assert_close(got, torch.stack(want))
 
 
+@pytest.mark.parametrize(("family", "pool"), [("vit", "mark"), ("modernbert", "mean")])
+def test_what_is_read_by_default_is_what_the_family_s_published_heads_read(family: str, pool: str):
+    plain, told = made("picture_classification"), made("picture_classification", pool=pool)
+    batch = tensors(drawn(plain, packed(plain)))
+    model = model_of(plain, family=family)
+    hidden = torch.randn(2, 40, 32)
+    torch.testing.assert_close(plain._logits(model, hidden, batch), told._logits(model, hidden, batch))
+
+
 def test_bad_files_are_counted_and_named(tmp_path: Path):
     (tmp_path / "bad.png").write_text("nothing")
     (tmp_path / "empty.jpg").write_bytes(b"")

@@ -127,7 +127,7 @@ def client(server: Running) -> Iterator[httpx.Client]:
         yield found
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+def until(true: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Waits for something to become true."""
     end = time.monotonic() + seconds
     while not true():

@@ -51,6 +51,13 @@ def held(runs: dict[str, Path]) -> Iterator[tuple[Batcher, Held]]:
     assert batcher.join(10)
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Waits for what the batcher's thread does in its own time."""
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
 def vectors(found: Any) -> np.ndarray:
     return np.asarray([each["embedding"] for each in found], np.float32)
 
@@ -62,13 +69,15 @@ def test_what_waits_is_one_batch_and_each_gets_its_own(
 
     async def ask() -> Any:
         predictor.go.clear()
-        asked = [asyncio.create_task(batcher.predict([text])) for text in TEXTS]
-        await asyncio.sleep(0.2)
+        asked = [asyncio.create_task(batcher.predict([TEXTS[0]]))]
+        await until(lambda: batcher.active == 1)
+        asked += [asyncio.create_task(batcher.predict([text])) for text in TEXTS[1:]]
+        await until(lambda: batcher.waiting == 4)
         predictor.go.set()
         return await asyncio.gather(*asked)
 
     found = asyncio.run(ask())
-    assert predictor.sizes in ([1, 4], [5])
+    assert predictor.sizes == [1, 4]
     np.testing.assert_allclose(
         vectors([f[0] for f in found]), load_run(runs["vectors"]).embed(TEXTS), rtol=1e-5, atol=1e-6
     )
@@ -83,11 +92,11 @@ def test_only_the_request_at_fault_fails_and_who_left_is_left_out(
     async def ask() -> Any:
         predictor.go.clear()
         first = asyncio.create_task(batcher.predict(["the mat"]))
-        await asyncio.sleep(0.1)
+        await until(lambda: batcher.active == 1)
         asked = [asyncio.create_task(batcher.predict([text])) for text in TEXTS[:3]]
-        await asyncio.sleep(0.1)
+        await until(lambda: batcher.waiting == 3)
         asked[2].cancel()
-        await asyncio.sleep(0)
+        await until(asked[2].done)
         predictor.go.set()
         return await asyncio.gather(first, *asked, return_exceptions=True)
 
@@ -103,15 +112,16 @@ def test_the_bound_the_time_and_the_end(held: tuple[Batcher, Held]) -> None:
     async def ask() -> None:
         predictor.go.clear()
         first = asyncio.create_task(batcher.predict(["a"]))
-        await asyncio.sleep(0.1)
+        await until(lambda: batcher.active == 1)
         waiting = asyncio.create_task(batcher.predict(["a"] * 8))
         late = asyncio.create_task(batcher.predict([], seconds=0.05))
-        await asyncio.sleep(0.1)
-        assert batcher.waiting == 8 and batcher.active == 1 and batcher.stuck > 0.1
+        await asyncio.sleep(0.1)  # the late one's time is over, and the first one's thread is stuck
+        await until(lambda: batcher.waiting == 8)
+        assert batcher.active == 1 and batcher.stuck > 0.1
         with pytest.raises(Full):
             await batcher.predict(["a"])
         urgent = asyncio.create_task(batcher.predict(["a"], urgent=True))
-        await asyncio.sleep(0.05)
+        await until(lambda: batcher.waiting == 9)
         predictor.go.set()
         assert len(await first) == 1 and len(await waiting) == 8 and len(await urgent) == 1
         with pytest.raises(ApiError) as caught:
@@ -119,9 +129,9 @@ def test_the_bound_the_time_and_the_end(held: tuple[Batcher, Held]) -> None:
         assert caught.value.status == 504
         predictor.go.clear()
         going = asyncio.create_task(batcher.predict(["a"]))
-        await asyncio.sleep(0.1)
+        await until(lambda: batcher.active == 1 and batcher.waiting == 0)
         cut = asyncio.create_task(batcher.predict(["b"]))
-        await asyncio.sleep(0.05)
+        await until(lambda: batcher.waiting == 1)
         assert batcher.abort(ApiError("down", status=503)) == 1
         with pytest.raises(ApiError) as caught:
             await cut
@@ -154,9 +164,12 @@ def test_more_alternatives_for_those_who_ask(runs: dict[str, Path], tmp_path: Pa
 
 
 def test_an_encoder_that_fails_is_not_ready(
-    runs: dict[str, Path], serving: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+    runs: dict[str, Path],
+    serving: Callable[..., Any],
+    eventually: Callable[..., bool],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    settings = Settings(reload=0, ready_after=0.05)
+    settings = Settings(reload=0, ready_after=1)
     with serving([runs["vectors"]], settings) as server, server.client() as client:
         batcher = server.shelf.get("vectors").batcher
         batcher.predictor = held = Held(batcher.predictor)
@@ -169,6 +182,7 @@ def test_an_encoder_that_fails_is_not_ready(
         held.go.clear()
         with pytest.raises(httpx.TimeoutException):
             client.post("/v1/embeddings", json={**asked, "input": "a"}, timeout=0.2)
+        assert eventually(lambda: batcher.stuck > settings.ready_after)
         assert client.get("/health/ready").status_code == 503
         held.go.set()
     assert "injected" in capfd.readouterr().err

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +58,7 @@ async def _under_load(process: subprocess.Popen[str], url: str, tokens: int) -> 
     asked = [asyncio.create_task(_stream(url, tokens)) for _ in range(6)]
     taken = 'exnihilo_prompt_tokens_total{model="talk"} 30.0'  # six times BOS and four bytes
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-        for _ in range(1000):
+        for _ in range(10_000):
             if taken in (await client.get("/metrics")).text:
                 break
             await asyncio.sleep(0.005)
@@ -74,7 +73,7 @@ def test_sigterm_under_load_finishes_what_is_there(runs: dict[str, Path]) -> Non
         url = address(process)
         ends = asyncio.run(_under_load(process, url, 900))
         assert ends == ["data: [DONE]"] * 6
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         said = process.stderr.read()
         assert "SIGTERM: no new connections" in said and "every request was finished" in said
@@ -154,7 +153,5 @@ def test_python_serves_too(runs: dict[str, Path]) -> None:
         "try:\n    xn.serve([], slot=2)\n"
         "except xn.ExNihiloError as error:\n    assert 'slots' in str(error)\n"
     )
-    began = time.monotonic()
-    done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 60

@@ -58,7 +58,11 @@ def replace(run: Path, source: Path) -> None:
 
 
 def test_a_newer_checkpoint_is_taken_on_and_no_request_dropped(
-    runs: dict[str, Path], decoder: Callable[..., Path], serving: Callable[..., Any], tmp_path: Path
+    runs: dict[str, Path],
+    decoder: Callable[..., Path],
+    serving: Callable[..., Any],
+    eventually: Callable[..., bool],
+    tmp_path: Path,
 ) -> None:
     run, newer = shutil.copytree(runs["base"], tmp_path / "run"), decoder(tmp_path / "newer", seed=9)
     with serving([run, newer], Settings(slots=2, queue=100, reload=0.1)) as server:
@@ -72,13 +76,17 @@ def test_a_newer_checkpoint_is_taken_on_and_no_request_dropped(
                 async def one() -> Any:
                     return await client.post("/v1/completions", json={**TEXT, "model": "run"})
 
-                asked = []
-                for number in range(60):
-                    asked.append(asyncio.create_task(one()))
-                    if number == 10:
-                        await asyncio.to_thread(replace, run, newer)
-                    await asyncio.sleep(0.02)
-                return await asyncio.gather(*asked)
+                def taken_on(task: asyncio.Task[Any]) -> bool:
+                    return task.done() and task.result().json()["choices"][0]["text"] == new
+
+                asked: list[asyncio.Task[Any]] = []
+                async with asyncio.timeout(100):
+                    while len(asked) < 60 or not any(map(taken_on, asked)):  # however long it takes
+                        asked.append(asyncio.create_task(one()))
+                        if len(asked) == 11:
+                            await asyncio.to_thread(replace, run, newer)
+                        await asyncio.sleep(0.02 if len(asked) < 60 else 0.2)
+                return await asyncio.gather(*asked, one())
 
         found = asyncio.run(ask())
         assert {r.status_code for r in found} == {200}
@@ -86,8 +94,12 @@ def test_a_newer_checkpoint_is_taken_on_and_no_request_dropped(
         assert set(said) == {old, new} and said[0] == old and said[-1] == new
         assert len({r.json()["system_fingerprint"] for r in found}) == 2
         assert len(server.shelf._old) <= 1
-        server.shelf.reload()
-        assert not server.shelf._old  # the old one's thread has ended
+
+        def ended() -> bool:
+            server.shelf.reload()
+            return not server.shelf._old
+
+        assert eventually(ended)  # the old one's thread
 
 
 def test_a_checkpoint_that_breaks_or_vanishes_leaves_the_old_one(

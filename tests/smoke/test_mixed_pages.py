@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -91,6 +92,12 @@ def test_notes_become_ids_and_train_as_printed(
         assert main([*plain, *SMALL, f"codec.kind={kind}", f"run=runs/{kind}"]) in (1, 2)
         assert message in capsys.readouterr().err
     run(train, capsys, *SMALL, "model.context=32")
+    folder = next(word for word in train if word.startswith("run=")).removeprefix("run=")
+    rows = [json.loads(line) for line in (home / folder / "metrics.jsonl").read_text().splitlines()]
+    val = [row for row in rows if "val_loss" in row]
+    assert val and all("val_bits_per_token" in row and "val_bpb" not in row for row in val)
+    assert main(["eval", folder, "--suite", "bits_per_byte=notes.npy"]) == 2
+    assert "counts bits a token" in capsys.readouterr().err
     said = run(sample, capsys).split()
     assert said[:3] == ["60", "275", "188"] and all(0 <= int(word) <= 356 for word in said)
     run(to_file, capsys)

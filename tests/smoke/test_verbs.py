@@ -14,7 +14,7 @@ from exnihilo.cli import main
 from exnihilo.config import RunConfig
 from exnihilo.config_layers import load
 from exnihilo.errors import ExNihiloError, ModelError, UsageError
-from exnihilo.plan import budget, duration, make, size, table
+from exnihilo.plan import budget, duration, make, size, sized, table
 from exnihilo.report.folder import open_run
 
 Capture = pytest.CaptureFixture[str]
@@ -236,6 +236,22 @@ def test_plan_and_sweep_begin_where_init_says(trained: Path, corpus: Path) -> No
     cold = xn.lr_find("gpt", data=str(corpus), trials=5, overrides=[*SMALL, *more[1:]])
     warm = xn.lr_find("gpt", data=str(corpus), trials=5, overrides=[*more, f"init={trained}"])
     assert warm.losses[0] < cold.losses[0] - 0.3
+
+
+def test_a_plan_has_the_size_that_its_minutes_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    from exnihilo.train import fitting
+
+    monkeypatch.setattr(fitting, "machine", lambda *_: 1e8)
+    for recipe, family in (("gpt", "qwen3"), ("bert", "bert")):
+        config, origins = load(recipe, ["minutes=1", "device=cpu", "threads=1", "codec.kind=bytes"])
+        small, marks = sized(config, origins)
+        assert (small.model.depth, small.model.width, small.model.heads) == (2, 128, 2)
+        assert small.batch.tokens == 512 and marks["model.depth"] == fitting.FITTED
+        plan = make(small, measure=False)
+        assert (plan.depth, plan.width, plan.step_tokens) == (2, 128, 512)
+        assert plan.vocab_note == "bytes and special tokens" and small.model.family == family
+    config, origins = load("gpt", ["minutes=1", "model.depth=6", "device=cpu"])
+    assert sized(config, origins) == (config, origins)
 
 
 def test_plan_measures(capsys: Capture) -> None:

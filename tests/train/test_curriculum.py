@@ -45,6 +45,22 @@ def test_rows_grow_and_tokens_stay(make: Make, tmp_path: Path) -> None:
     assert all(row["loss"] > 0 for row in rows)
 
 
+def test_a_higher_loss_of_longer_rows_is_no_spike(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the guard has seen when it judges a step: since the stage began, no more."""
+    seen: list[int] = []
+    judge = loop.guarding.Guard.judge
+
+    def telling(self: Any, memory: Any, loss: float, norm: float) -> Any:
+        seen.append(len(memory.history))
+        return judge(self, memory, loss, norm)
+
+    monkeypatch.setattr(loop.guarding.Guard, "judge", telling)
+    run(make(tmp_path / "run", batch=_batch(), steps=8), progress=False)
+    assert seen == [0, 1, 2, 3, 0, 1, 0, 1]
+
+
 @pytest.mark.parametrize("cut", [3, 5])
 def test_a_run_that_was_cut_goes_on_bit_for_bit(
     cut: int, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from exnihilo.config import EvalConfig, GuardConfig, ModelConfig
+from exnihilo.config import (
+    CheckpointConfig,
+    EvalConfig,
+    GuardConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
 from exnihilo.config_layers import load_toml
 from exnihilo.errors import CodecError, ConfigError, ModelError, TrainError, UsageError
 from exnihilo.interop.load import load
@@ -278,3 +285,32 @@ def test_no_data_and_no_budget(make: Any, tmp_path: Path) -> None:
         run(make(tmp_path / "a", data=DataConfig()), progress=False)
     with pytest.raises(ConfigError, match="no budget"):
         run(make(tmp_path / "b", steps=None), progress=False)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_a_run_can_end_with_the_weights_whose_loss_was_lowest(
+    make: Any, tmp_path: Path, ema: float | None
+) -> None:
+    # a rate that destroys what the first steps learnt: the lowest loss is not the last one
+    given: dict[str, Any] = {
+        "optim": OptimConfig(name="adamw", lr=0.3 if ema else 0.1, schedule=ScheduleConfig(name="constant")),
+        "eval": EvalConfig(every=1, tokens=128, samples=0),
+        "checkpoint": CheckpointConfig(use="best"),
+        "guard": GuardConfig(enabled=False),
+        "ema": ema,
+    }
+    folder = tmp_path / "r"
+    result = run(make(folder, **given), progress=False)
+    found = {r["step"]: r["val_loss"] for r in rows(folder) if r["kind"] == "eval" and not r.get("final")}
+    best = min(found, key=lambda step: found[step])
+    assert 0 < best < result.step and found[best] < found[result.step]
+    kept = load_file(folder / f"checkpoints/step-{best:08d}" / f"{'ema' if ema else 'model'}.safetensors")
+    last = load_file(folder / f"checkpoints/step-{result.step:08d}" / "model.safetensors")
+    own = dict(load(folder).model.named_parameters())
+    assert all(torch.equal(own[name], kept[name]) for name in own)
+    assert not all(torch.equal(own[name], last[name]) for name in own)  # a longer run goes on from the last
+
+
+def test_the_best_weights_must_be_kept_to_be_used() -> None:
+    with pytest.raises(ValueError, match="use=best"):
+        CheckpointConfig(best=False, use="best")

@@ -300,7 +300,8 @@ def test_the_reference_must_be_something_that_was_trained(tmp_path: Path) -> Non
         ("causal_lm", {"grader": "exact"}, "grader"),
         ("causal_lm", {"reference": "runs/x"}, "reference"),
         ("sft", {"environment": "calculator"}, "environment"),
-        ("sft", {"alarms": {"patience": 3}}, "alarms"),
+        ("sft", {"alarms": {"patience": 3}}, "alarms.patience"),
+        ("preference", {"alarms": {"patience": 3, "gap": 0.5}}, "alarms.gap"),
         ("rlvr", {}, "without a grader"),
         ("rlvr", {"grader": "exact", "rollout": {"engine": "vllm"}}, "rollout.url"),
         ("rlvr", {"grader": "exact", "rollout": {"url": "http://x"}}, "rollout.url"),
@@ -319,6 +320,7 @@ def test_options_that_are_read_pass() -> None:
     for objective, values in (
         ("causal_lm", {}),
         ("sft", {"grader": "number"}),
+        ("preference", {"alarms": {"likelihood": 3.0, "stop": False}}),
         ("rlvr", {"grader": "number", "rollout": {"group": 4}, "environment": "calculator"}),
     ):
         config = RunConfig.model_validate({"objective": objective, **values})

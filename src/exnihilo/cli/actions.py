@@ -45,9 +45,10 @@ def train(a: Arguments) -> Figures:
         config, origins = api.configure(
             a.positional(0), resume=resume, overlay=a.options.get("with"), overrides=a.settings
         )
-        out(a, config_layers.dump(config, origins))
-        from exnihilo.plan import make, table
+        from exnihilo.plan import make, sized, table
 
+        config, origins = sized(config, origins)
+        out(a, config_layers.dump(config, origins))
         plan = make(config)
         out(a, table(plan))
         return {"config": config.model_dump(mode="json"), "origins": origins, "plan": plan.figures()}
@@ -158,7 +159,11 @@ def sample(a: Arguments) -> Figures:
     run, prompt = a.positionals[0], a.positional(1)
     given = dict(a.options)
     if prompt is not None and "prompt" in given:
-        raise UsageError("two prompts were given", expected="one: as the second word, or prompt=TEXT")
+        raise UsageError(
+            f"two prompts were given: {prompt!r} and {given['prompt']!r}",
+            expected="one: as the second word, or prompt=TEXT",
+            next="leave one out; a text of several words needs quotes",
+        )
     prompt = given.pop("prompt", prompt) or ""
     n, to = given.pop("n", 1), given.pop("out", None)
     if picture.draws(run):
@@ -239,13 +244,23 @@ def predict(a: Arguments) -> Figures:
     flags = {name: name in a.flags for name in ("resume", "force")}
     file = a.options.get("file")
     if texts and file is not None:
-        raise UsageError("a text and a file", expected="one of them")
+        raise UsageError(
+            f"a text ({texts[0]!r:.60}) and a file ({file})",
+            expected="one of them",
+            next="leave one out",
+        )
     if "json" in a.flags and file is not None and "out" not in given:
         raise UsageError(
-            "--json with a file and no --out", expected="--out FILE, which takes the predictions"
+            "--json with a file and no --out",
+            expected="--out FILE, which takes the predictions",
+            next="--out out.jsonl, or leave --json out: the rows are JSON",
         )
     if a.settings and file is None:
-        raise UsageError(f"{a.settings[0]} is about a file", expected="--file FILE")
+        raise UsageError(
+            f"{a.settings[0]} is about a file, and none is given",
+            expected="--file FILE",
+            next=f"add --file FILE, or leave {a.settings[0]} out",
+        )
     reading = merge("gpt", a.settings)[0].data
     options: dict[str, Any] = {
         "file": file, "out": None, "top_k": None, "batch_tokens": None, "reading": reading,
@@ -358,7 +373,11 @@ def _required(a: Arguments, name: str) -> str:
     from exnihilo.errors import UsageError
 
     if name not in a.options:
-        raise UsageError(f"no {name} given", expected=f"{name}=DIR or --{name} DIR")
+        raise UsageError(
+            f"no {name} given",
+            expected=f"{name}=DIR or --{name} DIR",
+            next=f"add --{name} DIR, a folder that does not exist yet",
+        )
     return a.options[name]
 
 
@@ -380,13 +399,19 @@ def tokenizer(a: Arguments) -> Figures:
     if action == "train":
         if len(a.positionals) > 1:
             raise UsageError(
-                f"unexpected {a.positionals[1]!r}", expected="exnihilo tokenizer train data=PATH out=DIR"
+                f"unexpected {a.positionals[1]!r}",
+                expected="exnihilo tokenizer train data=PATH out=DIR",
+                next="settings are KEY=VALUE",
             )
         codec = api.tokenizer("train", out=_required(a, "out"), overrides=a.settings)
         out(a, f"{codec.vocab_size} tokens in {a.options['out']}")
         return {"vocab_size": codec.vocab_size, "hash": codec.hash, "out": a.options["out"]}
     if action != "show":
-        raise UsageError(f"tokenizer action {action!r}", expected="train or show")
+        raise UsageError(
+            f"tokenizer action {action!r}",
+            expected="train or show",
+            next="exnihilo tokenizer train data=PATH out=DIR, or exnihilo tokenizer show DIR",
+        )
     codec = api.tokenizer("show", a.positional(1))
     out(a, f"{codec.vocab_size} tokens; hash {codec.hash[:16]}")
     figures: dict[str, Any] = {"vocab_size": codec.vocab_size, "hash": codec.hash}

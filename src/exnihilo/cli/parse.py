@@ -125,7 +125,11 @@ def parse(verb: Verb, argv: Sequence[str]) -> Arguments:
                 if not _takes_value(verb, name):
                     raise _unknown(verb, f"--{key}", name)
                 if index >= len(words):
-                    raise UsageError(f"--{key} has no value", expected=f"--{key} VALUE or {name}=VALUE")
+                    raise UsageError(
+                        f"--{key} has no value",
+                        expected=f"--{key} VALUE or {name}=VALUE",
+                        next=f"exnihilo {verb.name} --help",
+                    )
                 value = words[index]
                 index += 1
             _assign(verb, out, name, value, word)
@@ -175,7 +179,9 @@ def _assign(verb: Verb, out: Arguments, name: str, value: str, word: str) -> Non
             out.options.setdefault(name, []).append(parsed)
         elif name in out.options and out.options[name] != parsed:
             raise UsageError(
-                f"{name} was given twice: {out.options[name]!r} and {parsed!r}", expected="one value"
+                f"{name} was given twice: {out.options[name]!r} and {parsed!r}",
+                expected="one value",
+                next=f"keep one {name}=",
             )
         else:
             out.options[name] = parsed
@@ -205,8 +211,13 @@ def _unknown(verb: Verb, word: str, name: str) -> UsageError:
 
 def _check_positionals(verb: Verb, out: Arguments) -> None:
     if len(out.positionals) < verb.required:
-        missing = verb.positionals[len(out.positionals)]
-        raise UsageError(f"exnihilo {verb.name}: no {missing} given", expected=verb.usage)
+        given = len(out.positionals)
+        missing = verb.positionals[min(given, len(verb.positionals) - 1)]
+        raise UsageError(
+            f"exnihilo {verb.name}: no {'other ' if given else ''}{missing} given",
+            expected=verb.usage,
+            next=f"exnihilo {verb.name} --help",
+        )
     if len(out.positionals) > len(verb.positionals) and not verb.endless:
         extra = out.positionals[len(verb.positionals)]
         raise UsageError(

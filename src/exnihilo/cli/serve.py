@@ -39,11 +39,15 @@ def _keys(path: str | None) -> tuple[str, ...]:
             words += Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
-                f"keys={path} cannot be read: {error}", expected="a file with an API key a line"
+                f"keys={path} cannot be read: {error}",
+                expected="a file with an API key a line",
+                next="check keys=FILE",
             ) from error
     keys = tuple(word.strip() for word in words if word.strip())
     if path is not None and not keys:
-        raise UsageError(f"keys={path} holds no key", expected="a file with an API key a line")
+        raise UsageError(
+            f"keys={path} holds no key", expected="a file with an API key a line", next="write one into it"
+        )
     return keys
 
 

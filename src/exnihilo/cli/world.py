@@ -12,7 +12,7 @@ def world(a: Arguments) -> Figures:
     from exnihilo.errors import UsageError
 
     if "out" not in a.options:
-        raise UsageError("no out given", expected="out=DIR or --out DIR")
+        raise UsageError("no out given", expected="out=DIR or --out DIR", next="add --out DIR")
     given = a.given("count", "start", "kind", "size", "rate")
     view = a.positional(0) or "scenes"
     figures = api.world(view, out=a.options["out"], force="force" in a.flags, **given)

@@ -69,6 +69,7 @@ class Codec(ABC):
     """
 
     kind: ClassVar[str]
+    unit: ClassVar[str] = "byte"  # what `token_bytes` counts; "token" where ids stand for no text
     gguf_pre: ClassVar[str | None] = None
 
     def __init__(

@@ -36,6 +36,7 @@ class Ids(Codec):
     """
 
     kind: ClassVar[str] = "ids"
+    unit: ClassVar[str] = "token"
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class Ids(Codec):
         return _Spaced(self, skip_special)
 
     def token_bytes(self) -> np.ndarray:
-        """1 for an id: what is called bits a byte is bits an id."""
+        """1 for an id: the numbers of a user's own have no bytes, so `unit` is the token."""
         return (np.arange(self.vocab_size) < self.count).astype(np.int32)
 
 

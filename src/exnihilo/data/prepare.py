@@ -230,8 +230,13 @@ def split_plan(source: Source, fraction: float, root: Path, workers: int) -> spl
     known = cached.read_json(path) if fraction > 0 else None
     if isinstance(known, dict):
         return split.SplitPlan(**known)
+    drops = Drops()
     plan = split.make(
-        source.examples(), fraction=fraction, plain=pipeline.is_plain(source), where=source.path
+        source.examples(drops),
+        fraction=fraction,
+        plain=pipeline.is_plain(source),
+        where=source.path,
+        drops=drops,
     )
     if fraction > 0:
         cached.write_json(path, plan.to_json())

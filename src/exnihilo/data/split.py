@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from exnihilo.data.base import MEDIA, Example, begins
+from exnihilo.data.base import MEDIA, Drops, Example, begins
 from exnihilo.errors import DataError
 
 FEW = 20
@@ -149,13 +149,20 @@ class SplitPlan:
         return asdict(self)
 
 
-def make(examples: Iterable[Example], *, fraction: float, plain: bool, where: str = "the data") -> SplitPlan:
+def make(
+    examples: Iterable[Example],
+    *,
+    fraction: float,
+    plain: bool,
+    where: str = "the data",
+    drops: Drops | None = None,
+) -> SplitPlan:
     """Looks at as many documents as it takes to see both sides, and says how to divide them.
 
     Args:
         fraction: share to hold out, in [0, 1).
         plain: examples have the role `text` alone, so that a document can be cut.
-        where: the source, for messages.
+        where: the source, for messages. drops: what was left out of it so far, likewise.
 
     Raises:
         DataError: there are no documents, or one that cannot be cut.
@@ -185,7 +192,11 @@ def make(examples: Iterable[Example], *, fraction: float, plain: bool, where: st
             return SplitPlan("hash", fraction, note=f"{fraction:.3g} of the {what}, by hash")
     if documents == 0:
         raise DataError(
-            f"{where} has no documents", expected="at least one with text in it", next="check data=PATH"
+            f"{where} has no documents" + ("" if drops is None else drops.summary("; ")),
+            expected="at least one with text in it"
+            if plain
+            else "at least one example that can be learnt from",
+            next="check data=PATH" + ("" if plain else ", and the columns: data.fields.ROLE=COLUMN"),
         )
     if not plain and documents > len(groups) > 1 and len(groups) < FEW:
         return _by_groups(groups, fraction)

@@ -12,7 +12,7 @@ import numpy as np
 
 from exnihilo.codec.base import ByteCodec
 from exnihilo.data.base import Example, Item
-from exnihilo.doctor import pictures, replies, sounds
+from exnihilo.doctor import pictures, replies, series, sounds
 from exnihilo.doctor.checks import place
 from exnihilo.doctor.encoded import Held
 from exnihilo.doctor.report import Diagnosis, Sample, share
@@ -46,6 +46,9 @@ def add(
         return
     if sounds.heard(objective):
         sounds.add(objective, codec, examples, items, count, seed, made)
+        return
+    if series.numbers(objective):
+        series.add(objective, codec, examples, items, count, seed, made)
         return
     if draws.draws(objective) and not objective.supervised:
         _masks(objective, codec, items, count, seed, made)

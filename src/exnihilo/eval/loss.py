@@ -74,7 +74,8 @@ def evaluate(
         world: the workers, where there are several; all must call, all get the same figures.
 
     Returns:
-        "loss" (terms times their weights, nats), "tokens" (predicted tokens), "bpb", "loss@SOURCE" where
+        "loss" (terms times their weights, nats), "tokens" (predicted tokens), "bpb" ("bits_per_token" where
+        the codec's ids stand for no bytes), "loss@SOURCE" where
         the dataset has several sources, and the objective's own metrics under their names.
 
     Raises:
@@ -122,7 +123,7 @@ def evaluate(
     if world is not None and world.size > 1:
         # a worker may have met sources that another did not
         totals = Totals().merge(Totals(*told) for told in world.gather([totals.sums, totals.counts]))
-    return _figures(objective, dataset, totals)
+    return _figures(objective, dataset, totals, "byte" if codec is None else codec.unit)
 
 
 def _prelude(
@@ -179,7 +180,7 @@ def _predicted_bytes(batch: Batch, bytes_V: Tensor) -> float:
     return float((bytes_V[targets_BT.clamp(min=0)] * kept_BT).sum())
 
 
-def _figures(objective: Objective, dataset: Dataset, totals: Totals) -> dict[str, float]:
+def _figures(objective: Objective, dataset: Dataset, totals: Totals, unit: str) -> dict[str, float]:
     means = totals.means()
     terms = [key for key in totals.sums if "@" not in key]
     main = next((k for k in terms if totals.counts[k]), None)
@@ -192,7 +193,8 @@ def _figures(objective: Objective, dataset: Dataset, totals: Totals) -> dict[str
     loss = _weighted(objective, {k: means[k] for k in terms if k in means})
     out = {"loss": loss, "tokens": totals.counts[main]}
     if totals.sums.get(_BYTES):
-        out["bpb"] = totals.sums["nll"] / math.log(2) / totals.sums[_BYTES]
+        bits = "bpb" if unit == "byte" else f"bits_per_{unit}"
+        out[bits] = totals.sums["nll"] / math.log(2) / totals.sums[_BYTES]
     for index, name in enumerate(dataset.source_names):
         sliced = {k: means[f"{k}@{index}"] for k in terms if f"{k}@{index}" in means}
         if sliced:

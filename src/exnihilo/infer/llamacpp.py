@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from exnihilo.errors import MissingExtra, ModelError, UsageError
-from exnihilo.infer.board import Board, draw
+from exnihilo.infer.step import OneByOne
 
 PACKAGE, EXTRA = "llama_cpp", "llamacpp"
 _BATCH = 512  # tokens of one call, at most
@@ -158,7 +158,7 @@ class _Batch:
         )
 
 
-class LlamaStep:
+class LlamaStep(OneByOne):
     """See `step.Step`.
 
     Args:
@@ -259,19 +259,6 @@ class LlamaStep:
         out = self._lib.llama_get_logits(self._context)
         # a copy: the next call, which may be this one's next part, writes over it
         return np.ctypeslib.as_array(out, (len(asked), self._file.vocabulary)).copy()
-
-    def draw(self, board: Board, slots: Sequence[int], logits_WV: Tensor, rows: Sequence[int]) -> None:
-        """See `Step`."""
-        with torch.no_grad():
-            draw(board, slots, logits_WV, rows)
-
-    def decode(self, board: Board, live: Sequence[int], most: int) -> int:
-        """See `Step`; one step a call."""
-        at = np.asarray(live)
-        everyone = range(len(live))
-        logits_BV = self.forward(board.last_S[at].tolist(), live, board.place_S[at].tolist(), everyone)
-        self.draw(board, live, logits_BV, everyone)
-        return 1
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         """See `Step`. Sequences have caches of their own, so the whole of one is copied, then cut."""

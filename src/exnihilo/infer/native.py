@@ -39,7 +39,7 @@ from exnihilo.nn.block import Block, SelfAttention
 from exnihilo.nn.mlp import GeluMLP, SwiGLU
 from exnihilo.nn.norms import LayerNorm, RMSNorm
 from exnihilo.nn.rotary import Rotary
-from exnihilo.parallel.compile import cache_folder
+from exnihilo.parallel.notes import cache_folder
 
 SOURCE, SHARED = (Path(__file__).with_name(name) for name in ("native.c", "vector.h"))
 _FLAGS = ("-O3", "-std=gnu11", "-fvisibility=hidden", "-shared", "-fPIC", "-pthread")

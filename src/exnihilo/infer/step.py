@@ -10,6 +10,7 @@ Key: R tokens of a forward, W rows of logits, V vocabulary, B rows, T positions,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -63,7 +64,30 @@ class Step(Protocol):
         ...
 
 
-class ModelStep:
+class OneByOne(ABC):
+    """Draws on the host, one token a call: an implementation of `Step` has `forward` left to say."""
+
+    @abstractmethod
+    def forward(
+        self, tokens: Sequence[int], slots: Sequence[int], places: Sequence[int], wanted: Sequence[int]
+    ) -> Tensor:
+        """See `Step`."""
+
+    def draw(self, board: Board, slots: Sequence[int], logits_WV: Tensor, rows: Sequence[int]) -> None:
+        """See `Step`."""
+        with torch.no_grad():
+            draw(board, slots, logits_WV, rows)
+
+    def decode(self, board: Board, live: Sequence[int], most: int) -> int:
+        """See `Step`; one step a call."""
+        at = np.asarray(live)
+        everyone = range(len(live))
+        logits_BV = self.forward(board.last_S[at].tolist(), live, board.place_S[at].tolist(), everyone)
+        self.draw(board, live, logits_BV, everyone)
+        return 1
+
+
+class ModelStep(OneByOne):
     """Calls the model: any module that takes ``({"tokens", "pos"}, cache=...)``, any device and dtype."""
 
     exact = False
@@ -128,19 +152,6 @@ class ModelStep:
             b, t, numbers = zip(*ends, strict=True)
             logits_NV = self._head.logits(hidden_BTD[list(b), list(t)][:, None])[:, 0]
             found.update(zip(numbers, logits_NV, strict=True))
-
-    def draw(self, board: Board, slots: Sequence[int], logits_WV: Tensor, rows: Sequence[int]) -> None:
-        """See `Step`."""
-        with torch.no_grad():
-            draw(board, slots, logits_WV, rows)
-
-    def decode(self, board: Board, live: Sequence[int], most: int) -> int:
-        """See `Step`; one step a call."""
-        at = np.asarray(live)
-        everyone = range(len(live))
-        logits_BV = self.forward(board.last_S[at].tolist(), live, board.place_S[at].tolist(), everyone)
-        self.draw(board, live, logits_BV, everyone)
-        return 1
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         """See `Step`."""

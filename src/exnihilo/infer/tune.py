@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exnihilo import log
-from exnihilo.parallel.compile import cache_folder
+from exnihilo.parallel.notes import cache_folder
 
 if TYPE_CHECKING:
     from exnihilo.infer.native import NativeStep

@@ -65,9 +65,17 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist", expected="a Hugging Face or run folder") from error
+        raise ModelError(
+            f"{path} does not exist",
+            expected="a Hugging Face or run folder, which holds it",
+            next="check the path",
+        ) from error
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+        raise ModelError(
+            f"cannot read {path}: {error.strerror}",
+            expected="a file that may be read",
+            next="check its permissions",
+        ) from error
     except ValueError as error:  # not JSON, or not UTF-8
         raise ModelError(f"{path} is not JSON: {error}", next="fetch or export the folder again") from error
     if not isinstance(value, dict):

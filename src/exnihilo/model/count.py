@@ -65,8 +65,8 @@ def parameters(config: ModelConfig) -> int:
 
 
 def _input(held: tuple[int, ...], D: int) -> int:
-    """Numbers of what maps an input: one matrix, or two convolutions over three frames; with biases."""
-    return held[0] * D + D if len(held) == 1 else 3 * held[1] * D + D + 3 * D * D + D
+    """Numbers of what maps an input: one matrix, or two convolutions (`front.Frames`); with biases."""
+    return held[0] * D + D if len(held) == 1 else 3 * held[1] * D + D + (held[0] + 1) * D * D + D
 
 
 def _pooler(config: ModelConfig, a_norm: int) -> int:

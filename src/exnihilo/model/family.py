@@ -168,8 +168,8 @@ SINKS = "_sinks"
 
 
 def names() -> list[str]:
-    """The families that there are: the files of families/."""
-    return sorted(m.name for m in pkgutil.iter_modules(room.__path__))
+    """The families that there are: the files of families/; a first ``_`` marks what some share."""
+    return sorted(m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_"))
 
 
 def find(name: str) -> Family:

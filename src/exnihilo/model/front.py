@@ -10,7 +10,8 @@ row, special tokens ([CLS], [MASK]) stand among frames, and the trunk knows noth
 
 Source of the two convolutions: Radford et al. 2022 (Whisper, arXiv 2212.04356), `AudioEncoder`.
 
-Key: B batch, T positions, D model width, V vocabulary, F numbers a position holds, N frames a position holds
+Key: B batch, T positions, D model width, V vocabulary, F numbers a position holds, N frames a position holds,
+    M positions chosen, S = B · T
 """
 
 from __future__ import annotations
@@ -41,28 +42,31 @@ class Vector(nn.Module):
 
 
 class Frames(nn.Module):
-    """Two frames a position through two convolutions over three frames each, the second with stride two, GELU
-    after both: Whisper's stem. Written as matrices, so that no convolution reaches into another document of a
-    packed row: beyond its ends a document sees zeros, as it does alone.
+    """N frames a position through two convolutions, GELU after both: over three frames, then over a
+    position's own and the one before them. With two frames it is Whisper's stem. Written as matrices, so that
+    no convolution reaches into another document of a packed row: beyond its ends a document sees zeros, as it
+    does alone.
 
     Attributes:
-        first: weight (D, 3F), of the frames before, at and after; second: weight (D, 3D).
+        first: weight (D, 3F), of the frames before, at and after; second: weight (D, (N + 1) D).
     """
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, frames: int = 2) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.frames = size, frames
         self.first = nn.Linear(3 * size, width)
-        self.second = nn.Linear(3 * width, width)
+        self.second = nn.Linear((frames + 1) * width, width)
 
     def forward(self, raw_BTF: Tensor, doc_BT: Tensor | None) -> Tensor:
-        """(B, T, 2 · size) -> (B, T, D)."""
+        """(B, T, N · size) -> (B, T, D)."""
         follows_BT = None if doc_BT is None else doc_BT[:, 1:] == doc_BT[:, :-1]
-        even_BTF, odd_BTF = raw_BTF.split(self.size, -1)
-        before_BTF, after_BTF = self._from(odd_BTF, follows_BT, 1), self._from(even_BTF, follows_BT, -1)
-        a_BTD = F.gelu(self.first(torch.cat((before_BTF, even_BTF, odd_BTF), -1)))
-        b_BTD = F.gelu(self.first(torch.cat((even_BTF, odd_BTF, after_BTF), -1)))
-        return F.gelu(self.second(torch.cat((self._from(b_BTD, follows_BT, 1), a_BTD, b_BTD), -1)))
+        size = self.size
+        before_BTF = self._from(raw_BTF[..., -size:], follows_BT, 1)
+        after_BTF = self._from(raw_BTF[..., :size], follows_BT, -1)
+        wide = torch.cat((before_BTF, raw_BTF, after_BTF), -1)
+        held_BTND = F.gelu(self.first(wide.unfold(-1, 3 * size, size)))
+        last_BTD = self._from(held_BTND[..., -1, :], follows_BT, 1)
+        return F.gelu(self.second(torch.cat((last_BTD, held_BTND.flatten(-2)), -1)))
 
     @staticmethod
     def _from(x_BTF: Tensor, follows_BT: Tensor | None, step: int) -> Tensor:
@@ -73,19 +77,39 @@ class Frames(nn.Module):
         return F.pad(held, (0, 0, 1, 0) if step > 0 else (0, 0, 0, 1))
 
 
+def _placed(
+    x_BTD: Tensor, mapping: nn.Module, raw_BTF: Tensor, here_BT: Tensor, doc_BT: Tensor | None
+) -> Tensor:
+    """`x_BTD` with what `mapping` makes of the chosen positions in their place: each run of them within a
+    document is mapped as if it stood alone."""
+    B, T, D = x_BTD.shape
+    at_M = here_BT.flatten().nonzero().squeeze(1)
+    if not len(at_M):
+        at_M = at_M.new_zeros(1)  # its weights take part in every step; nothing is put anywhere
+    row_M = at_M // T
+    breaks_M = (at_M.diff() != 1) | (row_M.diff() != 0)
+    if doc_BT is not None:
+        breaks_M = breaks_M | (doc_BT.flatten()[at_M].diff() != 0)
+    run_1M = F.pad(breaks_M.long().cumsum(0), (1, 0)).unsqueeze(0)
+    held_MD = mapping(raw_BTF.flatten(0, 1)[at_M].unsqueeze(0).to(x_BTD.dtype), run_1M)[0].to(x_BTD.dtype)
+    flat_SD = x_BTD.flatten(0, 1)
+    put_MD = torch.where(here_BT.flatten()[at_M].unsqueeze(-1), held_MD, flat_SD[at_M])
+    return flat_SD.index_copy(0, at_M, put_MD).view(B, T, D)
+
+
 def stem(name: str, held: tuple[int, ...], width: int) -> Vector | Frames:
     """What maps an input of ``model.inputs``.
 
     Raises:
-        ConfigError: neither (numbers,) nor (2, numbers of a frame).
+        ConfigError: neither (numbers,) nor (frames, numbers of a frame).
     """
     if len(held) == 1 and held[0] > 0:
         return Vector(held[0], width)
-    if len(held) == 2 and held[0] == 2 and held[1] > 0:
-        return Frames(held[1], width)
+    if len(held) == 2 and held[0] > 0 and held[1] > 0:
+        return Frames(held[1], width, held[0])
     raise ConfigError(
         f"model.inputs.{name}={list(held)}",
-        expected="[numbers] of a position, or [2, numbers] of two frames",
+        expected="[numbers] of a position, or [frames, numbers of each]",
         next="leave it out: the objective says it",
     )
 
@@ -163,7 +187,9 @@ class Tokens(nn.Module):
         if kind_BT is None:  # tokens alone
             return x_BTD
         for number, (name, mapping) in enumerate(inputs.items(), 1):
-            if name in raw:
+            if name in raw and len(inputs) > 1:  # most positions hold something else
+                x_BTD = _placed(x_BTD, mapping, raw[name], kind_BT == number, raw.get("doc"))
+            elif name in raw:
                 held_BTD = mapping(raw[name].to(x_BTD.dtype), raw.get("doc"))
                 x_BTD = torch.where((kind_BT == number).unsqueeze(-1), held_BTD.to(x_BTD.dtype), x_BTD)
         return x_BTD

@@ -40,6 +40,7 @@ from exnihilo.objective.base import Batch, Columns, Example, Item, Look, Objecti
 if TYPE_CHECKING:
     from exnihilo.codec.base import Codec
 
+_LEAST = 1e-3  # of a deviation: silence stays silence
 INPUT = "sound"
 """The name of the column that the model's front end reads, and of the role."""
 
@@ -51,15 +52,19 @@ class Hearing(Objective):
     asks: ClassVar[tuple[str, ...]] = (INPUT,)
     view: ClassVar[str] = "sounds"
     windows: ClassVar[bool] = True  # a long sound may become several items
+    stacked: ClassVar[int] = 2  # frames a position, where options.stack does not say
 
     class Config(Objective.Config):
         """Options.
 
         Attributes:
             rate: samples a second that sounds are read at; files of another rate are resampled.
-            frames: what positions hold: ``whisper``, two log-mel frames (20 ms), of any length; ``ast``,
-                overlapping patches of a spectrogram of fixed length.
-            mels: bands; default 80, of ``ast`` 128.
+            frames: what positions hold: ``whisper``, log-mel frames, of any length; ``ast``, overlapping
+                patches of a spectrogram of fixed length.
+            stack: of ``whisper``: frames of 10 ms a position holds; default: the objective's (`stacked`).
+            standardise: of ``whisper``: each sound's spectrogram less its mean, by its deviation, so that it
+                does not matter how loud it was recorded; default true. With false it is Whisper's own.
+            mels: bands; default 128; Whisper has 80 or 128.
             spectrogram: frames of 10 ms of ``ast``'s spectrogram; default 1024.
             augment: what is changed each time a sound is heard in training (`Augment`).
             long: sounds that do not fit into the model's positions: ``window`` (several items) or ``skip``
@@ -69,7 +74,9 @@ class Hearing(Objective):
 
         rate: int = Field(default=16_000, ge=1000, le=192_000)
         frames: Literal["whisper", "ast"] = "whisper"
-        mels: int | None = Field(default=None, ge=8, le=256)
+        stack: int | None = Field(default=None, ge=1, le=32)
+        standardise: bool | None = None
+        mels: int = Field(default=128, ge=8, le=256)
         spectrogram: int = Field(default=1024, ge=16)
         augment: Augment = Augment()
         long: Literal["window", "skip"] = "window"
@@ -79,6 +86,8 @@ class Hearing(Objective):
         def _check_frames(self) -> Hearing.Config:
             if self.frames != "ast" and self.spectrogram != 1024:
                 raise ValueError("spectrogram has no meaning with frames=whisper, which take any length")
+            if self.frames == "ast" and (self.stack or self.standardise):
+                raise ValueError("stack and standardise have no meaning with frames=ast")
             return self
 
     config: Hearing.Config
@@ -91,9 +100,12 @@ class Hearing(Objective):
         c = self.config
         self.layout: Layout
         if c.frames == "ast":
-            self.layout = layouts.Patches(c.rate, c.mels or 128, c.spectrogram)
+            self.layout = layouts.Patches(c.rate, c.mels, c.spectrogram)
         else:
-            self.layout = layouts.Frames(c.rate, c.mels or 80)
+            stack = c.stack or self.stacked
+            told = {"stack": stack, "standardise": c.standardise is not False}
+            self.config = c.model_copy(update=told)  # in full: a run then says what it heard
+            self.layout = layouts.Frames(c.rate, c.mels, stack)
         if length is not None and self.layout.most(length - self.marked) == 0:
             raise ConfigError(
                 f"model.context={length} positions, a sound takes {self.layout.positions(0) + self.marked}",
@@ -291,6 +303,8 @@ class Hearing(Objective):
                 changed[i] = wave
             waves = changed
         frames = self.layout.frames([torch.from_numpy(np.ascontiguousarray(w)) for w in waves], counts)
+        if self.config.standardise:
+            frames = [_standardised(f) for f in frames]
         if keys is not None:
             frames = [change.spectrum(f, keys[b]) for f, (b, _, _) in zip(frames, found, strict=True)]
         sound = np.zeros((B, T, int(np.prod(self.layout.held))), np.float32)
@@ -320,6 +334,12 @@ class Hearing(Objective):
         host = {name: batch[name].cpu().numpy() for name in names if name in batch}
         made = self.frames_of(host, None)[INPUT]
         return torch.from_numpy(made).to(batch["tokens"].device)
+
+
+def _standardised(frames_MF: Tensor) -> Tensor:
+    """With mean 0 and deviation 1 over a whole sound; of silence, zeros."""
+    deviation, mean = torch.std_mean(frames_MF, correction=0)
+    return (frames_MF - mean) / deviation.clamp(min=_LEAST)
 
 
 def segments(kind: np.ndarray, doc: np.ndarray | None) -> list[tuple[int, int, int]]:

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from exnihilo.model.model import Model
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-LOSS_WINDOWS = 1024
-"""Windows of a channel of a series that the validation loss is taken over; metrics are over all."""
+LOSS_WINDOWS, LEAST_WINDOWS = 8192, 16
+"""Windows of an example, and of each of its channels at least, that a run is validated on: evenly spread.
+What is measured of a part that is named (``data=FILE:test``) is over all."""
 
 
 class Windowed(Serial):
@@ -148,13 +149,16 @@ class Windowed(Serial):
     def items_of(self, example: Example, codec: Codec, *, asked: bool) -> list[Item]:
         cls = self.cls(codec)
         out: list[Item] = []
-        for number, table in enumerate(self.tables(example)):
-            part = example.get("part")
+        part, tables = example.get("part"), self.tables(example)
+        for number, table in enumerate(tables):
             if asked and part is None:
                 starts, offsets = np.array([len(table.values)]), np.ones(1, np.int64)
                 self._check_ahead(table)
+            elif asked or part in ("val", "test"):
+                starts = self.forecast_from(example, table, tables, asked=asked)
+                offsets = np.ones(len(starts), np.int64)
             else:
-                starts, offsets = self._stretches(table, part, asked)
+                starts, offsets = self._stretches(table)
             for channel in range(table.values.shape[1]):
                 out += self._items(table, number, channel, starts, offsets, cls)
         return out
@@ -164,13 +168,18 @@ class Windowed(Serial):
         c = self.config
         return windows.origins(table.low, table.high, history=c.history, horizon=c.horizon)
 
-    def _stretches(self, table: Table, part: str | None, asked: bool) -> tuple[np.ndarray, np.ndarray]:
+    def forecast_from(
+        self, example: Example, table: Table, tables: Sequence[Table], *, asked: bool = True
+    ) -> np.ndarray:
+        """The windows that an evaluation forecasts: all; of a run's own validation part some."""
+        if asked and "_split" not in example:
+            return self.starts(table)
+        channels = sum(one.values.shape[1] for one in tables)
+        return windows.spread(self.starts(table), max(LEAST_WINDOWS, LOSS_WINDOWS // max(1, channels)))
+
+    def _stretches(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """(the first window of each stretch, how many windows lie in it)."""
-        starts = self.starts(table)
-        if asked or part in ("val", "test"):
-            starts = starts if asked else windows.spread(starts, LOSS_WINDOWS)
-            return starts, np.ones(len(starts), np.int64)
-        stride = self.config.stride or self.config.horizon
+        starts, stride = self.starts(table), self.config.stride or self.config.horizon
         groups = np.array_split(starts, -(-len(starts) // stride)) if len(starts) else []
         return np.array([g[0] for g in groups], np.int64), np.array([len(g) for g in groups], np.int64)
 

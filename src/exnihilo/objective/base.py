@@ -106,6 +106,7 @@ class Objective(ABC):
         False  # a source of rollouts reads a frozen reference, too; may be a property
     )
     preludes: ClassVar[bool] = False  # `prelude` is summed over the global batch before any backward
+    watched: ClassVar[frozenset[str]] = frozenset()  # of its figures, those that alarms are read from
     replies: ClassVar[bool] = False  # evaluation also generates replies to validation prompts and grades them
 
     class Config(BaseModel):

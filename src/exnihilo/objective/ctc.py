@@ -1,9 +1,9 @@
 """Transcription by CTC: characters of what is said, from an encoder, without an alignment.
 
-The head ``tags`` gives each position (20 ms) scores of the characters and of a blank; the loss is −ln of the
-sum over all ways to spread the text over the sound. Reading: the likeliest character of each position, or
-beam search (`beam` above 1). A sound longer than the model's positions is left out in training and read in
-windows by `predict`.
+The head ``tags`` gives each position (20 ms, unless `stack` says else) scores of the characters and of a
+blank; the loss is −ln of the sum over all ways to spread the text over the sound. Reading: the likeliest
+character of each position, or beam search (`beam` above 1). A sound longer than the model's positions is left
+out in training and read in windows by `predict`.
 
 From random weights that loss alone soon says "blank" everywhere, and stays there for thousands of steps: a
 constant output is worth the entropy of the characters, and nothing in its gradient says where they are heard.

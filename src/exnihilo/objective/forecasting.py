@@ -47,6 +47,7 @@ class Forecasting(Windowed):
     supervised: ClassVar[bool] = True
     per_item: ClassVar[frozenset[str]] = frozenset({"forecast"})
     main_metric: ClassVar[str] = "skill"
+    fresh: ClassVar[Literal["learn", "pretrain"]] = "pretrain"  # of a task's rates it learns half as fast
 
     class Config(Windowed.Config):
         """Options of windows, and
@@ -227,8 +228,9 @@ class Forecasting(Windowed):
     def _windows(self, examples: Sequence[Example]) -> Iterator[tuple[Table, int, np.ndarray]]:
         """The windows of each channel that an evaluation forecasts."""
         for example in examples:
-            for table in self.tables(example):
-                starts = self.starts(table)
+            tables = self.tables(example)
+            for table in tables:
+                starts = self.forecast_from(example, table, tables)
                 for channel in range(table.values.shape[1]):
                     column_L1 = table.values[:, [channel]]
                     past = windows.cut(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from exnihilo.model.model import Model
 
 _LEAST = 1e-6  # of a variance
+_RUN = 0.1  # seconds
 
 
 class MaskedSound(Hearing):
@@ -37,18 +38,19 @@ class MaskedSound(Hearing):
     heads: ClassVar[tuple[str, ...]] = ("vectors",)
     columns: ClassVar[frozenset[str]] = frozenset({"tokens", "doc", "pos", "kind", "sound", "mask", "target"})
     roles: ClassVar[tuple[str, ...]] = ("sound",)
+    stacked: ClassVar[int] = 4  # as the classification that it is for
 
     class Config(Hearing.Config):
         """Options of what is heard, and
 
         Attributes:
             hidden: share of the positions that is hidden.
-            run: positions of a run: one position of speech can be read off its neighbours, a run cannot.
+            run: positions of a run: a short stretch can be read off what is beside it; default: 0.1 s.
             normalise: targets are standardised, each by itself.
         """
 
         hidden: float = Field(default=0.6, gt=0, lt=1)
-        run: int = Field(default=5, ge=1)
+        run: int | None = Field(default=None, ge=1)
         normalise: bool = True
 
     config: MaskedSound.Config
@@ -75,7 +77,8 @@ class MaskedSound(Hearing):
         """Which of so many positions are hidden: bool, at least one, and one is left where there are two."""
         hidden = np.zeros(size, bool)
         wanted = min(max(1, round(self.config.hidden * size)), max(1, size - 1))
-        run = min(self.config.run, wanted)
+        usual = max(1, round(_RUN * self.layout.second / self.layout.samples))
+        run = min(self.config.run or usual, wanted)
         while (count := int(hidden.sum())) < wanted:
             at = int(draw.integers(0, size))
             hidden[at : at + min(run, wanted - count)] = True

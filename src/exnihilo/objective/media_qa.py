@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -67,6 +67,8 @@ class MediaQA(Hearing):
     asks: ClassVar[tuple[str, ...]] = ("question",)
     view: ClassVar[str] = "scenes"
     supervised: ClassVar[bool] = True
+    fresh: ClassVar[Literal["learn", "pretrain"]] = "pretrain"  # words, shapes and tones, all from nothing
+    stacked: ClassVar[int] = 8  # 80 ms: of what sounds a question asks what it is and when, not how it began
     main_metric: ClassVar[str] = "accuracy"
     windows: ClassVar[bool] = False
     per_item: ClassVar[frozenset[str]] = frozenset({"ids", "logp"})

@@ -32,10 +32,15 @@ if TYPE_CHECKING:
     from exnihilo.model.model import Model
 
 
+MARKED = ("vit",)
+"""Families whose classifiers read [CLS] wherever they are loaded."""
+
+
 class PictureClassification(Seeing, Classes):
     """What is seen, as a whole."""
 
     roles: ClassVar[tuple[str, ...]] = ("picture", "label")
+    fresh: ClassVar[Literal["learn", "pretrain"]] = "pretrain"  # from nothing; a task's rates are too low
     texts: ClassVar[tuple[str, ...]] = ()
 
     class Config(Seeing.Config, Classes.Config):
@@ -43,10 +48,11 @@ class PictureClassification(Seeing, Classes):
 
         Attributes:
             pool: what the head reads: ``mark``, the state of [CLS], or ``mean``, the mean of those of the
-                patches.
+                patches; ``auto``: the mean, which is learnt sooner, but of family vit the mark, as its
+                published heads do.
         """
 
-        pool: Literal["mark", "mean"] = "mark"
+        pool: Literal["auto", "mark", "mean"] = "auto"
 
         @model_validator(mode="after")
         def _check_mixing(self) -> PictureClassification.Config:
@@ -100,7 +106,8 @@ class PictureClassification(Seeing, Classes):
     def _logits(self, model: Model, hidden_BTD: Tensor, batch: Batch) -> Tensor:
         head: Any = model.heads["classes"]
         first_BT = firsts(batch)
-        if self.config.pool == "mark":
+        pool = self.config.pool
+        if pool == "mark" or (pool == "auto" and model.config.family in MARKED):
             states_PD = hidden_BTD[first_BT]
         else:  # every picture has as many patches, right behind its mark
             rows_P, marks_P = first_BT.nonzero(as_tuple=True)

@@ -92,6 +92,7 @@ class Preference(Objective):
     lookahead: ClassVar[int] = 1
     stage: ClassVar[Literal["pretrain", "tune", "align"]] = "align"
     main_metric: ClassVar[str] = "accuracy"
+    watched: ClassVar[frozenset[str]] = frozenset({"chosen_logp"})
     replies: ClassVar[bool] = True
 
     class Config(BaseModel):

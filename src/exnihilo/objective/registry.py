@@ -80,8 +80,14 @@ def create(
         return cls(cls.Config(**(options or {})), length=length, facts=facts)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        hint = nearest(key, cls.Config.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigError(
-            f"objective {name}: option {key!r}", expected=hint, next="options.KEY=VALUE"
-        ) from error
+        key, kind = ".".join(map(str, first["loc"])), first["type"]
+        said = first["msg"].removeprefix("Value error, ")
+        if kind == "extra_forbidden":
+            hint = nearest(key, cls.Config.model_fields)
+            given, then = f"unknown option options.{key}={first['input']!r}", "options.KEY=VALUE"
+        elif key:
+            hint = said.removeprefix("Input should be ")
+            given, then = f"options.{key}={first['input']!r}", f"options.{key}=VALUE of that kind"
+        else:  # two options that do not go together
+            given, hint, then = said, "options that go together", "leave one of them out"
+        raise ConfigError(f"objective {name}: {given}", expected=hint, next=then) from error

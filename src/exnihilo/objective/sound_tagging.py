@@ -1,12 +1,12 @@
 """Tagging over time: which events are heard in a sound, and from when to when. Several may sound at once.
 
-The head ``tags`` gives each position (20 ms) a logit for each label; the loss is binary cross-entropy. Events
-are what is read off the probabilities above a threshold, runs of positions joined over short gaps. The data
-has a role ``events``: a list of {"start", "end", "label"} in seconds, in a table, or as Audacity's label file
-beside the sound. A sound longer than a row is heard in windows.
+The head ``tags`` gives each position (20 ms, unless `stack` says else) a logit for each label; the loss is
+binary cross-entropy. Events are what is read off the probabilities above a threshold, runs of positions
+joined over short gaps. The data has a role ``events``: a list of {"start", "end", "label"} in seconds, in a
+table, or as Audacity's label file beside the sound. A sound longer than a row is heard in windows.
 
-Metrics: F1 over time (20 ms, all labels together and by label), and of events whose beginning is right within
-200 ms (Mesaros et al. 2016, *Metrics for Polyphonic Sound Event Detection*).
+Metrics: F1 over time (of positions, all labels together and by label), and of events whose beginning is right
+within 200 ms (Mesaros et al. 2016, *Metrics for Polyphonic Sound Event Detection*).
 
 Key: B rows, T positions, D model width, L labels, W words of bits
 """

@@ -11,18 +11,16 @@ how long the run will take.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import platform
 import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from exnihilo.parallel import notes
 from exnihilo.parallel.ckpt import recomputed
 from exnihilo.parallel.fsdp import blocks
 
@@ -52,11 +50,6 @@ class Decision:
     why: str
 
 
-def cache_folder() -> Path:
-    """Where measurements are kept: $EXNIHILO_CACHE, else ~/.cache/exnihilo."""
-    return Path(os.environ.get("EXNIHILO_CACHE") or Path.home() / ".cache" / "exnihilo")
-
-
 def unavailable(device: torch.device) -> str | None:
     """Why compiling cannot work here; None if it can."""
     if device.type == "cpu":
@@ -71,19 +64,10 @@ def unavailable(device: torch.device) -> str | None:
     return f"it is not supported on {device.type}"
 
 
-def _file(device: torch.device) -> Path:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    safe = "".join(c if c.isalnum() else "-" for c in f"{device.type}-{name}-torch{torch.__version__}")
-    return cache_folder() / "compile" / f"{safe}-{torch.get_num_threads()}.json"
-
-
 def known(device: torch.device) -> Cost:
     """The cost measured on this machine, else the cautious constant."""
-    try:
-        data = json.loads(_file(device).read_text())
-        return Cost(float(data["seconds"]), float(data["saves"]), True)
-    except (OSError, ValueError, KeyError, TypeError):  # never measured, or an unreadable note: measure anew
-        return FIRST.get(device.type, FIRST["cpu"])
+    found = notes.read(notes.note(device, "compile"), "seconds", "saves")
+    return FIRST.get(device.type, FIRST["cpu"]) if found is None else Cost(*found, measured=True)
 
 
 def remember(device: torch.device, seconds: float, saves: float) -> None:
@@ -92,16 +76,9 @@ def remember(device: torch.device, seconds: float, saves: float) -> None:
     The longest time stands, and at least `LEAST`: torch's own cache makes a second compilation of the same
     code quick, but not the first of another.
     """
-    path = _file(device)
     before = known(device)
     seconds = max(seconds, LEAST, before.seconds if before.measured else 0.0)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_text(json.dumps(asdict(Cost(seconds, saves, True))))
-        os.replace(aside, path)
-    except OSError:
-        return
+    notes.keep(notes.note(device, "compile"), asdict(Cost(seconds, saves, True)))
 
 
 def decide(setting: Literal["auto", "on", "off"], device: torch.device, run_seconds: float) -> Decision:

@@ -109,7 +109,11 @@ def predict_file(
             os.fsync(sink.fileno())
             sink.close()
     if number == 0:
-        raise DataError(f"{source or 'standard input'} has no rows", expected="at least one example")
+        raise DataError(
+            f"{source or 'standard input'} has no rows",
+            expected="at least one example",
+            next="check the file",
+        )
     if out is not None:
         _state_of(out).unlink(missing_ok=True)
     if errors and errors == number - done and not done:
@@ -140,7 +144,11 @@ def _begin(out: Path, state: Mapping[str, Any], resume: bool, force: bool) -> in
             out.write_bytes(b"")
             path.write_text(json.dumps(state), encoding="utf-8")
         except OSError as error:
-            raise ExNihiloError(f"{out} cannot be written: {error.strerror or error}") from error
+            raise ExNihiloError(
+                f"{out} cannot be written: {error.strerror or error}",
+                expected="a file in a folder that exists",
+                next="another --out",
+            ) from error
         return 0
     rows = _repair(out)
     if path.exists():

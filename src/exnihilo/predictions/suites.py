@@ -74,7 +74,11 @@ def run_suites(
         DataError: a suite that finds nothing to ask.
     """
     if max_tokens is not None:
-        raise UsageError("max_tokens with a suite", expected="max_examples=N, max_new_tokens=N")
+        raise UsageError(
+            "max_tokens with a suite",
+            expected="max_examples=N, max_new_tokens=N",
+            next="leave max_tokens out",
+        )
     if dtype != "fp32":
         raise UsageError(f"dtype={dtype} with a suite", expected="fp32", next="leave dtype out")
     wanted = _wanted(suite)

@@ -18,13 +18,13 @@ from exnihilo.config import (
 AUGMENT = {
     "shift": 0.05,
     "noise": 0.3,
-    "gain": 6.0,
     "time_masks": 1,
-    "time_mask": 8,
-    "freq_masks": 2,
-    "freq_mask": 12,
+    "time_mask": 5,
+    "freq_masks": 1,
+    "freq_mask": 10,
 }
-"""What a small set of short sounds needs so that it is not learnt by heart."""
+"""What a small set of short sounds needs so that it is not learnt by heart; little, because half a second
+bears little."""
 
 
 def hearing(

@@ -15,8 +15,9 @@ from exnihilo.config import (
     SourceConfig,
 )
 
-AUGMENT: dict[str, Any] = {"pad": 3, "brightness": 0.2, "contrast": 0.2}
-"""What hurts no kind of picture: a small shift, other light. A mirrored digit is no digit: `flip` is off."""
+AUGMENT: dict[str, Any] = {"pad": 1, "brightness": 0.1, "contrast": 0.1}
+"""What hurts no kind of picture, in few epochs either: a pixel's shift, other light. A mirrored digit is no
+digit: `flip` is off."""
 
 
 def seeing(

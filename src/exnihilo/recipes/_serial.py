@@ -16,16 +16,19 @@ from exnihilo.config import (
 )
 
 
-def serial(name: str, *, options: dict[str, Any] | None = None, **values: Any) -> RunConfig:
+def serial(
+    name: str, *, options: dict[str, Any] | None = None, dropout: float = 0.1, **values: Any
+) -> RunConfig:
     """The recipe of an objective of series: an encoder of 2 layers × 64 on the embedded world's series.
 
     Args:
         name: of the recipe, and of its objective.
         options: of the objective.
+        dropout: of the model.
     """
     given: dict[str, Any] = {
         "codec": CodecConfig(kind="marks"),
-        "model": ModelConfig(family="modernbert", depth=2, width=64, heads=4, context=256, dropout=0.1),
+        "model": ModelConfig(family="modernbert", depth=2, width=64, heads=4, context=256, dropout=dropout),
         "optim": OptimConfig(name="muon", schedule=ScheduleConfig(name="linear", warmup=0.05)),
         "batch": BatchConfig(tokens=2048),
         **values,

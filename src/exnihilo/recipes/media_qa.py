@@ -19,6 +19,6 @@ def recipe() -> RunConfig:
         epochs=8,
         codec=CodecConfig(kind="bpe", vocab_size=1024),
         model=ModelConfig(family="qwen3", depth=4, width=128, heads=4, context=256),
-        batch=BatchConfig(tokens=1024),
+        batch=BatchConfig(tokens=2048),
         eval=EvalConfig(samples=0),  # what it writes without a picture and a question says nothing
     )

@@ -13,4 +13,5 @@ from exnihilo.recipes._hearing import AUGMENT, hearing
 def recipe() -> RunConfig:
     """Sound classification; without ``data=`` it hears the embedded world, without a budget it takes 12
     epochs."""
-    return hearing("sound_classification", augment=AUGMENT, epochs=12)
+    # not where texts or times are learnt: a slower sound loses its end
+    return hearing("sound_classification", augment={**AUGMENT, "speed": 0.1}, epochs=12)

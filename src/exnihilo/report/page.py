@@ -90,6 +90,7 @@ def _tiles(run: RunFolder) -> list[tuple[str, str]]:
     known = [
         ("validation loss, nats a token", run.last("val_loss"), "{:.4f}"),
         ("bits a byte", run.last("val_bpb"), "{:.4f}"),
+        ("bits a token", run.last("val_bits_per_token"), "{:.4f}"),
         ("training loss", run.last("loss"), "{:.4f}"),
         ("tokens seen", run.last("tokens"), "{:,.0f}"),
         ("steps", run.last("step"), "{:,.0f}"),

@@ -66,7 +66,7 @@ def proven(run: Loaded, kind: str, folder: Path | None = None) -> Path:
     Raises:
         ModelError: as `build`.
     """
-    from exnihilo.parallel.compile import cache_folder
+    from exnihilo.parallel.notes import cache_folder
     from exnihilo.proof import HARD, publish
     from exnihilo.train.lineage import weights_hash
 

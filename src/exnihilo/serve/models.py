@@ -249,7 +249,7 @@ def named(paths: Sequence[str | Path]) -> dict[str, Path]:
             size += 1
         name = "/".join(mine[-size:])
         if name in out:
-            raise UsageError(f"{path} was given twice", expected="each run once")
+            raise UsageError(f"{path} was given twice", expected="each run once", next="leave one out")
         out[name] = path
     return out
 

@@ -130,7 +130,9 @@ def of(given: Mapping[str, Any]) -> Settings:
     known = [entry.name for entry in fields(Settings)]
     for name in given:
         if name not in known:
-            raise UsageError(f"serve takes no {name!r}", expected=nearest(name, known))
+            raise UsageError(
+                f"serve takes no {name!r}", expected=nearest(name, known), next="exnihilo serve --help"
+            )
     return Settings(**given)
 
 

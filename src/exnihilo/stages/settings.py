@@ -130,7 +130,11 @@ def given(
     for text in overrides:
         key, value = config_layers.split_override(text)
         if seen.setdefault(key, value) != value:
-            raise ConfigError(f"{key} was given twice: {seen[key]!r} and {value!r}", expected="one value")
+            raise ConfigError(
+                f"{key} was given twice: {seen[key]!r} and {value!r}",
+                expected="one value",
+                next=f"keep one {key}=",
+            )
     for key, value in (settings or {}).items():
         out[key.replace("__", ".")] = str(value) if isinstance(value, Path) else value
     return {**out, **seen}
@@ -233,7 +237,11 @@ def _place(
         )
     else:
         known = ("run", "init", "minutes", *SOURCES, *BASE, *RLVR, *COMMON, *(f"{n}.KEY" for n in NAMES))
-        raise ConfigError(f"unknown key {key!r}", expected=nearest(head, dict.fromkeys(known)))
+        raise ConfigError(
+            f"unknown key {key!r}",
+            expected=nearest(head, dict.fromkeys(known)),
+            next="docs/chat.md has them all",
+        )
 
 
 def _minutes(value: Any) -> float:

@@ -51,6 +51,7 @@ class Step:
     rows: np.ndarray  # this worker's global row ids
     micros: list[Micro]
     tokens: int | None = None  # positions over all workers, where steps differ in them
+    begins: bool = False  # rows of another kind than those before: their losses do not compare
 
 
 def parts(rows: np.ndarray, rank: int, world: int, micro_rows: int) -> list[np.ndarray]:
@@ -64,7 +65,25 @@ def parts(rows: np.ndarray, rank: int, world: int, micro_rows: int) -> list[np.n
     return list(np.array_split(mine, max(1, math.ceil(most / micro_rows))))
 
 
-class Batches:
+class Fixed:
+    """A source whose rows follow from the step's number, whatever the weights: the rest of what `Source`
+    asks."""
+
+    def judge(self, step: int, terms: Mapping[str, float]) -> str | None:
+        """Nothing to judge: the guard and the validation split do."""
+        del step, terms
+        return None
+
+    def settle(self, step: int) -> None:
+        """Nothing: a step's rows follow from its number."""
+        del step
+
+    def forget(self, step: int) -> None:
+        """Nothing: rows do not depend on weights."""
+        del step
+
+
+class Batches(Fixed):
     """The training rows as micro-batches, prepared ahead by one thread.
 
     Args:
@@ -145,19 +164,6 @@ class Batches:
         """Nothing: the loss says all of a step whose rows were there before."""
         del step
         return {}
-
-    def judge(self, step: int, terms: Mapping[str, float]) -> str | None:
-        """Nothing to judge: the guard and the validation split do."""
-        del step, terms
-        return None
-
-    def settle(self, step: int) -> None:
-        """Nothing: a step's rows follow from its number."""
-        del step
-
-    def forget(self, step: int) -> None:
-        """Nothing: rows do not depend on weights."""
-        del step
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

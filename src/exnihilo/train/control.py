@@ -251,14 +251,15 @@ class _Series:
 
     def _variant(self, path: Path, trial: _Trial) -> RunConfig:
         """The main run's configuration with another seed and folder, as many steps, and a trial's changes."""
-        steps = self.result.step
+        steps, best = self.result.step, self.config.checkpoint.use == "best"
+        every = self.config.eval.every if best else steps
         update: dict[str, Any] = {
             "run": str(path),
             "seed": trial.seed,
             **{"steps": steps, "tokens": None, "epochs": None, "minutes": None},
             "control": ControlConfig(seeds=0),
-            "eval": self.config.eval.model_copy(update={"every": steps, "samples": 0}),
-            "checkpoint": CheckpointConfig(best=False, keep=1),
+            "eval": self.config.eval.model_copy(update={"every": every, "samples": 0}),
+            "checkpoint": CheckpointConfig(best=best, keep=1, use=self.config.checkpoint.use),
             **trial.changes,
         }
         return self.config.model_copy(update=update)

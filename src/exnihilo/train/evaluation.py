@@ -81,12 +81,16 @@ def figure_words(figures: Mapping[str, float], main: str, over: str = "") -> str
 
     >>> figure_words({"val_loss": 1.5, "val_accuracy": 0.75, "val_majority_accuracy": 0.5}, "accuracy")
     'validation loss 1.5000, accuracy 0.7500 (majority: 0.5000)'
+    >>> figure_words({"val_loss": 1.5, "val_bits_per_token": 2.164}, "")
+    'validation loss 1.5000, 2.1640 bits a token'
     """
     out: list[str] = []
     if "val_loss" in figures:
         out.append(f"validation loss {figures['val_loss']:.4f}" + (f" {over}" if over else ""))
     if "val_bpb" in figures and not over:
         out.append(f"{figures['val_bpb']:.4f} bits a byte")
+    if "val_bits_per_token" in figures and not over:
+        out.append(f"{figures['val_bits_per_token']:.4f} bits a token")
     replied = [n for n in ("pass@1", "stop_rate", "length", "independent") if f"val_{n}" in figures]
     if f"val_{main}" in figures:
         base = figures.get(f"val_majority_{main}")
@@ -94,7 +98,7 @@ def figure_words(figures: Mapping[str, float], main: str, over: str = "") -> str
             f"{main} {figures[f'val_{main}']:.4f}" + (f" (majority: {base:.4f})" if base is not None else "")
         )
     elif not replied:
-        known = {"loss", "tokens", "bpb", "perplexity", "final", "first_to_last", "reach"}
+        known = {"loss", "tokens", "bpb", "bits_per_token", "perplexity", "final", "first_to_last", "reach"}
         plain = {k.removeprefix("val_"): v for k, v in figures.items() if "@" not in k}
         out += [f"{k} {v:.4f}" for k, v in plain.items() if k not in known]
     out += [f"{n} {figures[f'val_{n}']:.4g}" for n in replied if n != main]

@@ -59,5 +59,5 @@ def write(
         facts.write(run, config.objective, objective)
 
     world.first(save)
-    saving.say_best(state, run / "checkpoints")
+    saving.say_best(state, run / "checkpoints", used=config.checkpoint.use == "best")
     log.say(f"done: {state.step} steps, {state.tokens:,} tokens; the model is in {run}")

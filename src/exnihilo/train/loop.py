@@ -131,7 +131,8 @@ class Loop:
         if self._stopping:
             self._save()
             return True
-        self._final()
+        with self.keeper.at_best():
+            self._final()
         if self.keeper.last != self.state.step or self.keeper.dirty:
             self._save()
         return False
@@ -178,6 +179,8 @@ class Loop:
             self._event("left_out", why="its rows were in or before a bad stretch")
             return
         data = self.batches.get(step)
+        if data.begins:  # longer rows may be harder: a higher loss is no spike
+            state.guard.history.clear()
         torch.manual_seed(step_seed(self.config.seed, step, self.world.rank))
         found = step_gradients(
             self.model,
@@ -227,7 +230,7 @@ class Loop:
         """Alarms, and what the source itself finds wrong."""
         told = figures
         if self.objective.needs != "rollout":  # elsewhere a figure of such a name may mean anything
-            told = {name: value for name, value in figures.items() if name == "chosen_logp"}
+            told = {name: value for name, value in figures.items() if name in self.objective.watched}
         found = self.alarms.step(self.state.alarms, step, told)
         why = self.batches.judge(step, figures)
         self._alarm([*found, *([Alarm("source", why)] if why else [])])
@@ -386,7 +389,8 @@ class Loop:
         self.metrics.write(
             "eval", state.step, {"tokens": state.tokens, "seconds": state.seconds, "final": True, **figures}
         )
-        kind = "tokens" if self.objective.attention.value == "causal" else "targets"
+        causal = self.objective.attention.value == "causal" and self.objective.stage != "align"
+        kind = "tokens" if causal else "targets"  # a preference's are pairs
         over = f"over {figures['val_tokens']:,.0f} {kind}" if "val_tokens" in figures else ""
         log.say(f"final {figure_words(figures, self.objective.main_metric, over)}")
         state.last_val = {**figures, "final": 1.0}

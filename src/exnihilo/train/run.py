@@ -37,6 +37,7 @@ from exnihilo.train import (
     control,
     facts,
     finish,
+    fitting,
     lineage,
     metrics,
     resuming,
@@ -131,6 +132,7 @@ class _Run:
         locks: list[runfolder.Lock] = []
         open_it = partial(runfolder.open_folder, self.path, resume=self.resume, force=self.force)
         self.world.first(lambda: locks.append(open_it()))
+        before = self.world.first(lambda: runfolder.names(self.path))
         try:
             result = self._train()
             if result.interrupted or not control.wanted(self.config, self.objective):
@@ -138,6 +140,10 @@ class _Run:
             settled = RunConfig.model_validate(self.state.config)
             self._forget()
             return control.compare(settled, result, self.objective, self.world, self.display, run)
+        except BaseException:
+            if self.world.main:
+                runfolder.abandon(self.path, before)
+            raise
         finally:
             for lock in locks:
                 lock.release()
@@ -169,10 +175,11 @@ class _Run:
         if interrupted:
             log.say(f"saved at step {self.state.step}; go on with: exnihilo train --resume run={self.path}")
         else:
-            finish.write(
-                self.path, self.config, self.model, self.objective, self.codec, state=self.state,
-                world=self.world, ema=self.ema, adapters=self.adapters,
-            )  # fmt: skip
+            with loop.keeper.at_best():
+                finish.write(
+                    self.path, self.config, self.model, self.objective, self.codec, state=self.state,
+                    world=self.world, ema=self.ema, adapters=self.adapters,
+                )  # fmt: skip
         return loop.result(self.path, interrupted)
 
     # before --------------------------------------------------------------------------------
@@ -207,6 +214,7 @@ class _Run:
     def _parts(self, init: Any) -> None:
         """Tokenizer, objective, data, shapes; the model on its device with its optimiser."""
         config, world, state = self.config, self.world, self.state
+        said = changes.given(config, self.origins)
         if self.found:
             self.choices = state.choices
             if self.choices.world == world.size and self.choices.device == world.device.type:
@@ -236,6 +244,9 @@ class _Run:
         if self.found is None:
             self.choices = setup.choose_format(config, world)
         rolls = isinstance(train, Tasks)
+        if self.found is None and not rolls:
+            self._fit(said, train.context, train.rows)
+            config, shape = self.config, self.config.model
         a_step = config.rollout.prompts // config.rollout.updates
         self.rows_per_step = max(1, a_step if rolls else config.batch.tokens // train.context)
         self.order = train.order(config.seed)
@@ -259,6 +270,16 @@ class _Run:
             f"model: {shape.family}, {parameters(shape):,} parameters ({shape.depth} layers × {shape.width})"
         )
         log.say(say + f", {world.size} × {world.device.type}")
+
+    def _fit(self, said: set[str], row: int, rows: int) -> None:
+        """A size that the run's minutes allow, where none was given."""
+        config, world = self.config, self.world
+        if not fitting.wanted(config, said):
+            return
+        speed = world.first(lambda: fitting.machine(world.device, self.choices.dtype, world.size))
+        self.config, marks = fitting.fitted(config, said, speed=speed, row=row, epoch_tokens=rows * row)
+        if marks:
+            self.origins = {**(self.origins or dict.fromkeys(said, "given")), **marks}
 
     def _feed(self, init: Any) -> None:
         """What the source of batches is made from; the reference's log-probabilities, where they are read."""

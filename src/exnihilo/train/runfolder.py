@@ -2,10 +2,12 @@
 
 ::
 
-    RUN/config.toml     resolved, each value with its origin     RUN/metrics.jsonl   one row a step,
-    evaluation, event RUN/env.json        versions, commit, machine                RUN/checkpoints/
-    step-00000100/ ...
-    RUN/data.json       what the data turned out to be           RUN/samples/        texts written on the way
+    RUN/config.toml     resolved, each value with its origin
+    RUN/metrics.jsonl   one row a step, an evaluation, an event
+    RUN/env.json        versions, commit, machine
+    RUN/data.json       what the data turned out to be
+    RUN/checkpoints/    step-00000100/ ...
+    RUN/samples/        texts written on the way
 
 and at the end a Hugging Face folder at its root: model.safetensors, config.json, tokenizer.json and
 companions.
@@ -19,7 +21,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -121,14 +123,35 @@ def open_folder(run: Path, *, resume: bool, force: bool) -> Lock:
     found = [] if resume else occupied(run)
     if found and not force:
         lock.release()
+        known = {"chain.json", "config.toml"} & set(found)
         raise UsageError(
-            f"{run} holds a run already ({', '.join(found)})",
+            f"{run} holds a {'run' if known else 'model or a tokenizer'} already ({', '.join(found)})",
             expected="a new or empty folder",
-            next=f"go on with it: --resume run={run}; or choose another run=DIR",
+            next=(f"go on with it: --resume run={run}; or " if known else "")
+            + "choose another run=DIR; or --force, which moves what is there aside",
         )
     if found:
         _set_aside(run, found)
     return lock
+
+
+def names(run: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(path.name for path in run.iterdir())
+
+
+def abandon(run: Path, before: Collection[str]) -> None:
+    """A start that failed before its configuration was written leaves no file behind that would stand in the
+    way of the next one.
+
+    Args:
+        before: names that were there already.
+    """
+    if (run / "config.toml").exists():
+        return
+    for path in run.iterdir():
+        if path.name not in before and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _set_aside(run: Path, found: list[str]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,28 @@ class Keeper:
         self.last, self.dirty = state.step, False
         self._saved_at = state.seconds
 
+    @contextmanager
+    def at_best(self) -> Iterator[None]:
+        """Within the block the weights (averaged ones, where `ema` is on) are those of the best checkpoint,
+        where `checkpoint.use` asks for it and it is another than the last. All workers must call."""
+        step = int((self.state.best or {}).get("step", 0))
+        path = self.folder / checkpoint.name_of(step)
+        wanted = self.config.use == "best" and step not in (0, self.state.step)
+        if not wanted or not self.world.first(path.is_dir):
+            yield
+            return
+        last = {name: tensor.clone() for name, tensor in weights(self.model).items()}
+        average = {n: t.clone() for n, t in self.ema.average.items()} if self.ema is not None else {}
+        put_weights(self.model, checkpoint.read(path, "model"), str(path))
+        if self.ema is not None:
+            self.ema.load(checkpoint.read(path, "ema"), self.ema.updates)
+        try:
+            yield
+        finally:
+            put_weights(self.model, last, "this run")
+            if self.ema is not None:
+                self.ema.average = average
+
     def rewind(self, *, before: int, wish: int) -> int:
         """Go back to the newest good checkpoint at or before step `wish`, else before step `before`;
         returns its step.
@@ -227,15 +250,17 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def say_best(state: State, folder: Path) -> None:
-    """A word where the last weights are clearly worse than the best ones on the way."""
+def say_best(state: State, folder: Path, *, used: bool) -> None:
+    """A word where the last weights are clearly worse than the best ones on the way; `used`: those are what
+    the run ends with."""
     if state.best is None or state.last_val is None:
         return
     if "val_loss" not in state.last_val or "val_loss" not in state.best:
         return
-    last, best = state.last_val["val_loss"], state.best["val_loss"]
-    if last > 1.01 * best and int(state.best["step"]) != state.step:
-        at = folder / checkpoint.name_of(int(state.best["step"]))
-        log.warn(
-            f"validation loss was lower before ({best:.4f} at step {int(state.best['step'])}, kept in {at})"
-        )
+    last, best, step = state.last_val["val_loss"], state.best["val_loss"], int(state.best["step"])
+    at = folder / checkpoint.name_of(step)
+    if used:
+        if 0 < step < state.step and at.is_dir():
+            log.say(f"weights of step {step} of {state.step}, where validation loss was lowest ({best:.4f})")
+    elif last > 1.01 * best and step != state.step:
+        log.warn(f"validation loss was lower before ({best:.4f} at step {step}, kept in {at})")

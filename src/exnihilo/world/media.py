@@ -100,7 +100,9 @@ def write(
 
 def _examples(view: str, kind: str | None, start: int, count: int) -> Iterator[dict[str, Any]]:
     if view not in VIEWS:
-        raise UsageError(f"the world has no view {view!r}", expected=nearest(view, VIEWS))
+        raise UsageError(
+            f"the world has no view {view!r}", expected=nearest(view, VIEWS), next="exnihilo world --help"
+        )
     if kind is not None and kind not in VIEWS[view].kinds:
         kinds = ", ".join(VIEWS[view].kinds) or "none"
         raise UsageError(f"the view {view} has no kind {kind!r}", expected=f"one of its kinds: {kinds}")

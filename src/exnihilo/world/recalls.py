@@ -40,6 +40,8 @@ SIGNS = 4
 """Ids below it are signs; values (and keys, where a task has them) follow."""
 SIGNED = ".?!="
 """The signs as characters."""
+VALUES, KEYS = 16, 16
+"""Different ones where no number is given."""
 LENGTH = 32
 """Tokens of a text where none is given."""
 LEAST = {"copy_marked": 4, "associative_recall": 6, "induction": 5, "needle": 6, "variable_tracking": 12}
@@ -104,7 +106,7 @@ class Task:
         return np.stack([lesson.tokens_T for lesson in lessons]), lessons
 
 
-def make(name: str, *, length: int, values: int = 16, keys: int = 16) -> Task:
+def make(name: str, *, length: int, values: int = VALUES, keys: int = KEYS) -> Task:
     """A task by name.
 
     Args:
@@ -122,8 +124,7 @@ def make(name: str, *, length: int, values: int = 16, keys: int = 16) -> Task:
             expected=f"at least {LEAST.get(name, 3)} tokens and two of each",
         )
     classes_V = np.concatenate([np.arange(SIGNS), np.full(values, SIGNS), np.full(keys, SIGNS + 1)])
-    value = _Range(SIGNS, values)
-    key = _Range(SIGNS + values, keys)
+    value, key = _ranges(values, keys)
     maker = NAMES[name]
     return Task(
         name,
@@ -152,14 +153,18 @@ def count_of(length: int) -> int:
 
 
 def lesson(task: Task, seed: int, number: int) -> Lesson:
-    """The n-th training text of a task: every other one of full length, the rest of any length below it,
-    evenly by its logarithm. What is near is learnt first, and then what is far: with long texts alone small
-    models wait for chance."""
+    """The n-th training text of a task: every third one of full length, the rest of any length below it, as
+    many tokens from each to its double. What is near is learnt first, and then what is far: with long texts
+    alone small models wait for chance. Of variables every third text asks for one that holds a value itself,
+    the first of the two steps."""
     random = np.random.default_rng([seed, number])
-    if number % 2 == 0:
+    if number % 3 == 0:
         return task.draw(random)
-    low, high = np.log(LEAST.get(task.name, 3)), np.log(task.length + 1)
-    return make(task.name, length=int(np.exp(random.uniform(low, high)))).draw(random)
+    short, long = 1 / LEAST.get(task.name, 3), 1 / (task.length + 1)
+    shorter = make(task.name, length=int(1 / random.uniform(long, short) + 1e-9))
+    if task.name == "variable_tracking" and number % 3 == 1:
+        return _asked_of_one(random, shorter.length, *_ranges(VALUES, KEYS))
+    return shorter.draw(random)
 
 
 def parse(path: str) -> tuple[Task, int] | None:
@@ -198,6 +203,10 @@ class _Range:
 
     def different(self, random: np.random.Generator, size: int) -> np.ndarray:
         return self.first + random.permutation(self.count)[:size]
+
+
+def _ranges(values: int, keys: int) -> tuple[_Range, _Range]:
+    return _Range(SIGNS, values), _Range(SIGNS + values, keys)
 
 
 def _copy(random: np.random.Generator, length: int, value: _Range, key: _Range, at: int) -> Lesson:
@@ -258,19 +267,34 @@ def _needle(random: np.random.Generator, length: int, value: _Range, key: _Range
 
 def _variable_tracking(random: np.random.Generator, length: int, value: _Range, key: _Range) -> Lesson:
     """Statements ``name IS value`` and ``name IS name``; one chain of two steps is asked for."""
-    statements = min((length - 3) // 3, key.count)
-    names = key.different(random, statements)
-    first, second = sorted(random.permutation(statements)[:2].tolist())
-    tokens = np.full(length, PAD)
-    start = length - 3 - 3 * statements
-    held = value.draw(random, statements)
-    for s in range(statements):
-        right = names[first] if s == second else held[s]
-        tokens[start + 3 * s : start + 3 * s + 3] = (names[s], IS, right)
+    tokens, places, names, held = _statements(random, length, value, key)
+    first, second = sorted(random.permutation(len(places))[:2].tolist())
+    tokens[places[second]] = names[first]
     tokens[-3], tokens[-2], tokens[-1] = ASK, names[second], held[first]
-    where = start + 3 * first + 2
-    idle = tuple(start + 3 * s + 2 for s in range(statements) if s not in (first, second))
-    return Lesson(tokens, (where,), idle)
+    idle = tuple(place for s, place in enumerate(places) if s not in (first, second))
+    return Lesson(tokens, (places[first],), idle)
+
+
+def _asked_of_one(random: np.random.Generator, length: int, value: _Range, key: _Range) -> Lesson:
+    """The same statements; the variable that is asked for holds a value."""
+    tokens, places, names, held = _statements(random, length, value, key)
+    which = int(random.integers(len(places)))
+    tokens[-3], tokens[-2], tokens[-1] = ASK, names[which], held[which]
+    return Lesson(tokens, (places[which],), tuple(p for s, p in enumerate(places) if s != which))
+
+
+def _statements(
+    random: np.random.Generator, length: int, value: _Range, key: _Range
+) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray]:
+    """(tokens, where each right side stands, left sides, right sides)."""
+    count = min((length - 3) // 3, key.count)
+    names, held = key.different(random, count), value.draw(random, count)
+    start = length - 3 - 3 * count
+    tokens = np.full(length, PAD)
+    places = [start + 3 * s + 2 for s in range(count)]
+    for place, name, right in zip(places, names, held, strict=True):
+        tokens[place - 2 : place + 1] = (name, IS, right)
+    return tokens, places, names, held
 
 
 Maker = Callable[[np.random.Generator, int, _Range, _Range], Lesson]

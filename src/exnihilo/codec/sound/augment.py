@@ -107,6 +107,12 @@ def _shifted(wave: np.ndarray, by: int) -> np.ndarray:
 
 
 def _at_speed(wave: np.ndarray, speed: float) -> np.ndarray:
-    """Linear interpolation at another speed, in the same number of samples."""
+    """Linear interpolation at another speed, in the same number of samples; zeros where it ends early."""
     at = np.arange(len(wave), dtype=np.float64) * speed
-    return np.interp(at, np.arange(len(wave)), wave, right=0.0).astype(np.float32)
+    before = at.astype(np.int64)
+    share = (at - before).astype(np.float32)
+    count = int(np.searchsorted(before, len(wave) - 1))  # of those that lie between two samples
+    left = wave[before[:count]]
+    out = np.zeros_like(wave)
+    out[:count] = left + share[:count] * (wave[before[:count] + 1] - left)
+    return out

@@ -97,10 +97,15 @@ class Layout(ABC):
 
 @dataclass(frozen=True)
 class Frames(Layout):
-    """Two log-mel frames a position: 20 ms. Any length."""
+    """Log-mel frames of 10 ms, a few a position. Any length.
+
+    Attributes:
+        stack: frames a position; two are Whisper's.
+    """
 
     rate: int = 16_000
     mels: int = 80
+    stack: int = 2
 
     @property
     def second(self) -> int:
@@ -108,11 +113,11 @@ class Frames(Layout):
 
     @property
     def held(self) -> tuple[int, ...]:
-        return (2, self.mels)
+        return (self.stack, self.mels)
 
     @property
     def samples(self) -> int:
-        return 2 * mel.hop_of(self.rate)
+        return self.stack * mel.hop_of(self.rate)
 
     def positions(self, count: int) -> int:
         return max(1, -(-count // self.samples))
@@ -125,7 +130,7 @@ class Frames(Layout):
         return mel.log_mel(waves, mels=self.mels, rate=self.rate)
 
     def cut(self, frames_MF: Tensor) -> Tensor:
-        return frames_MF.reshape(-1, 2 * self.mels)
+        return frames_MF.reshape(-1, self.stack * self.mels)
 
 
 @dataclass(frozen=True)

@@ -102,28 +102,31 @@ def log_mel(waves: Sequence[Tensor], *, mels: int = 80, rate: int = 16_000) -> l
         return []
     W, hop = window_of(rate), hop_of(rate)
     half, device = W // 2, waves[0].device
+    nothing = waves[0].new_zeros(W)
     pieces, starts, counts, at = [], [], [], 0
     for wave in waves:
         N = len(wave)
         rest = -(N + 2 * half) % hop
-        pieces += [wave[1 : half + 1].flip(0), wave, wave[-half - 1 : -1].flip(0), wave.new_zeros(rest)]
+        pieces += [wave[1 : half + 1].flip(0), wave, wave[-half - 1 : -1].flip(0)]
+        if rest:
+            pieces.append(nothing[:rest])
         starts.append(at // hop)
         counts.append(N // hop)
         at += N + 2 * half + rest
-    flat = torch.cat([*pieces, waves[0].new_zeros(W)])
+    flat = torch.cat([*pieces, nothing])
     frames_MW = flat.unfold(0, W, hop)
     if len(waves) > 1:  # frames that lie across two sounds are left out
-        keep = torch.cat([torch.arange(s, s + c) for s, c in zip(starts, counts, strict=True)])
-        frames_MW = frames_MW[keep.to(device)]
+        keep = np.concatenate([np.arange(s, s + c) for s, c in zip(starts, counts, strict=True)])
+        frames_MW = frames_MW.index_select(0, torch.from_numpy(keep).to(device))
     else:
         frames_MW = frames_MW[: counts[0]]
     power_MK = _power(frames_MW * _hann(W, True).to(device))
     log_MF = (power_MK @ filters(rate, W, mels).to(device)).clamp_(min=FLOOR).log10_()
-    out = []
-    for part in log_MF.split(counts):
-        loudest = part.max() - 8.0 if len(part) else 0.0
-        out.append(torch.clamp(part, min=loudest).add_(4.0).div_(4.0))
-    return out
+    sound_M = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
+    loudest_P = log_MF.new_full((len(counts),), -10.0)
+    loudest_P.scatter_reduce_(0, sound_M, log_MF.amax(1), "amax")
+    log_MF = torch.maximum(log_MF, (loudest_P - 8.0)[sound_M].unsqueeze(1)).add_(4.0).div_(4.0)
+    return list(log_MF.split(counts))
 
 
 def fbank(waves: Sequence[Tensor], *, mels: int = 128, rate: int = 16_000) -> list[Tensor]:

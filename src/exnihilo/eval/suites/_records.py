@@ -91,6 +91,15 @@ def _named(
     yield place, record
 
 
+def usable(found: Iterable[tuple[str, T | str]], drops: Drops, what: str = "records") -> Iterator[T]:
+    """Of (place, item, or why there is none) the items; the others are counted."""
+    for place, item in found:
+        if isinstance(item, str):
+            drops.add(f"{what} {item}", place)
+        else:
+            yield item
+
+
 def documents(data: DataConfig, drops: Drops) -> Iterator[tuple[str, str]]:
     """(place, text) of all documents in order; long ones whole.
 

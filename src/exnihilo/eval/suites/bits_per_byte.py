@@ -20,6 +20,7 @@ import math
 import zlib
 from collections.abc import Iterator
 
+from exnihilo.errors import UsageError
 from exnihilo.eval.likelihood import token_logprobs, windows
 from exnihilo.eval.suites import _world
 from exnihilo.eval.suites._records import documents, is_world, taken
@@ -37,6 +38,12 @@ class BitsPerByte(Suite):
         items: list[dict[str, float | str]] = []
         parts: list[tuple[float, int]] = []  # of each window: nats, bytes
         squeezer, squeezed = zlib.compressobj(9), 0
+        if asked.codec.unit != "byte":
+            raise UsageError(
+                f"bits_per_byte of a model of {asked.codec.kind}",
+                expected="a tokenizer of text: what these tokens stand for has no bytes",
+                next="exnihilo eval RUN data=PATH, which counts bits a token",
+            )
         sizes = asked.codec.token_bytes()
         asked.progress.start("bits_per_byte", unit="tokens")
         for texts in _batches(asked):

@@ -23,7 +23,7 @@ from exnihilo.config import DataConfig
 from exnihilo.data.base import Drops
 from exnihilo.eval.graders.number import final
 from exnihilo.eval.suites import _shapes, _world
-from exnihilo.eval.suites._records import is_world, records
+from exnihilo.eval.suites._records import is_world, records, usable
 from exnihilo.eval.suites._replies import answer
 from exnihilo.eval.suites._shots import shown, split
 from exnihilo.eval.suites.base import Asked, Result, Suite, counted, nothing
@@ -64,12 +64,7 @@ def read(asked: Asked) -> Iterator[_shapes.Problem]:
 
 def read_from(data: DataConfig, drops: Drops) -> Iterator[_shapes.Problem]:
     """The same of files; what cannot be used is counted."""
-    for place, record in records(data, drops):
-        found = _shapes.problem(record)
-        if isinstance(found, str):
-            drops.add(f"records {found}", place)
-        else:
-            yield found
+    return usable(((place, _shapes.problem(record)) for place, record in records(data, drops)), drops)
 
 
 def asks(problem: _shapes.Problem) -> str:

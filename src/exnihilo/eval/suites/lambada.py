@@ -21,7 +21,7 @@ from exnihilo.config import DataConfig
 from exnihilo.data.base import Drops
 from exnihilo.eval.likelihood import encode_pair, likelihoods
 from exnihilo.eval.suites import _shapes, _world
-from exnihilo.eval.suites._records import documents, is_world, only_text, records, taken
+from exnihilo.eval.suites._records import documents, is_world, only_text, records, taken, usable
 from exnihilo.eval.suites.base import Asked, Result, Suite, counted, nothing, ratio, share
 
 
@@ -61,16 +61,10 @@ def read(asked: Asked) -> Iterator[_shapes.Passage]:
 
 def read_from(data: DataConfig, drops: Drops) -> Iterator[_shapes.Passage]:
     """The same of files; what cannot be used is counted."""
-    plain = only_text(data)
-    if plain:
-        pairs = ((place, _shapes.last_word(text)) for place, text in documents(data, drops))
-    else:
-        pairs = ((place, _shapes.passage(record)) for place, record in records(data, drops))
-    for place, found in pairs:
-        if isinstance(found, str):
-            drops.add(f"{'documents' if plain else 'records'} {found}", place)
-        else:
-            yield found
+    if only_text(data):
+        words = ((place, _shapes.last_word(text)) for place, text in documents(data, drops))
+        return usable(words, drops, "documents")
+    return usable(((place, _shapes.passage(record)) for place, record in records(data, drops)), drops)
 
 
 def _exp(loss: float) -> float:

@@ -23,7 +23,7 @@ from exnihilo.config import DataConfig
 from exnihilo.data.base import Drops
 from exnihilo.eval.likelihood import Row, encode_pair, likelihoods
 from exnihilo.eval.suites import _shapes, _world
-from exnihilo.eval.suites._records import is_world, records
+from exnihilo.eval.suites._records import is_world, records, usable
 from exnihilo.eval.suites._shots import shown, split
 from exnihilo.eval.suites.base import Asked, Result, Suite, counted, nothing, share
 
@@ -72,12 +72,7 @@ def read(asked: Asked) -> Iterator[_shapes.Question]:
 
 def read_from(data: DataConfig, drops: Drops) -> Iterator[_shapes.Question]:
     """The same of files; what cannot be used is counted."""
-    for place, record in records(data, drops):
-        found = _shapes.question(record)
-        if isinstance(found, str):
-            drops.add(f"records {found}", place)
-        else:
-            yield found
+    return usable(((place, _shapes.question(record)) for place, record in records(data, drops)), drops)
 
 
 def asks(question: _shapes.Question) -> str:

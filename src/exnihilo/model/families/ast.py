@@ -13,27 +13,13 @@ import torch.nn.functional as F
 
 from exnihilo.config import ModelConfig
 from exnihilo.errors import ModelError
-from exnihilo.model.family import Architecture, Family, Fed, Rename
+from exnihilo.model.families._patches import KEYS, both, dropouts, renames, sizes
+from exnihilo.model.family import Architecture, Family, Fed
 
 _P = "audio_spectrogram_transformer."
 _E = f"{_P}embeddings."
-_BLOCK, _THEIRS = "trunk.blocks.{i}.", f"{_P}encoder.layer.{{i}}."
-_PAIRS = {
-    "layernorm_before": "attention_norm",
-    "attention.attention.query": "attention.q",
-    "attention.attention.key": "attention.k",
-    "attention.attention.value": "attention.v",
-    "attention.output.dense": "attention.o",
-    "layernorm_after": "mlp_norm",
-    "intermediate.dense": "mlp.up",
-    "output.dense": "mlp.down",
-}
 _PATCH, _STRIDE, _MELS, _FRAMES = 16, 10, 128, 1024
 _CLS, _DIST, _VOCABULARY = 2, 5, 6  # ids of codec/marks.py
-
-
-def _both(theirs: str, ours: str) -> tuple[Rename, ...]:
-    return tuple(Rename(f"{theirs}.{part}", (f"{ours}.{part}",)) for part in ("weight", "bias"))
 
 
 def _pack(config: ModelConfig, state: dict[str, Any]) -> dict[str, Any]:
@@ -81,14 +67,8 @@ def _patches(theirs: Mapping[str, Any]) -> int:
 
 
 def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    drops = {key: theirs.get(key, 0.0) for key in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
-    if len(set(drops.values())) > 1:
-        raise ModelError(f"dropout rates that differ: {drops}", expected="one rate for both")
-    heads, width = theirs["num_attention_heads"], theirs["hidden_size"]
     return {
-        "kv_heads": heads,
-        "head_dim": width // heads,
-        "dropout": drops["hidden_dropout_prob"],
+        **sizes(theirs),
         "vocab_size": _VOCABULARY,
         "context": _patches(theirs) + 2,
         "inputs": {"sound": (_PATCH * _PATCH,)},
@@ -155,27 +135,15 @@ FAMILY = Family(
             "ASTForAudioClassification",
             ("classes",),
             (
-                *_both("classifier.layernorm", "pooler.norm"),
-                *_both("classifier.dense", "heads.classes.dense"),
+                *both("classifier.layernorm", "pooler.norm"),
+                *both("classifier.dense", "heads.classes.dense"),
             ),
         ),
         Architecture("ASTModel", ("embedding",), bare=True),
     ),
-    renames=(
-        *_both(f"{_P}layernorm", "trunk.norm"),
-        Rename(f"{_E}tokens.weight", ("front.tokens.weight",)),
-        Rename(f"{_E}positions.weight", ("front.positions.weight",)),
-        *_both(f"{_E}patch_embeddings.projection", "front.inputs.sound.dense"),
-        *(rename for a, b in _PAIRS.items() for rename in _both(f"{_THEIRS}{a}", f"{_BLOCK}{b}")),
-    ),
+    renames=renames(_P, "sound"),
     head="",
-    keys={
-        "hidden_size": "width",
-        "num_hidden_layers": "depth",
-        "num_attention_heads": "heads",
-        "intermediate_size": "mlp_width",
-        "layer_norm_eps": "norm_eps",
-    },
+    keys=KEYS,
     defaults={"layer_norm_eps": 1e-12},
     fixed={
         "hidden_act": "gelu",
@@ -185,10 +153,7 @@ FAMILY = Family(
         "time_stride": _STRIDE,
     },
     prefix=_P,
-    more=lambda config: {
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.dropout,
-    },
+    more=dropouts,
     read=_read,
     pack=_pack,
     unpack=_unpack,

@@ -17,28 +17,14 @@ import torch.nn.functional as F
 
 from exnihilo.config import ModelConfig
 from exnihilo.errors import ModelError
-from exnihilo.model.family import Architecture, Family, Fed, Rename
+from exnihilo.model.families._patches import KEYS, both, dropouts, renames, sizes
+from exnihilo.model.family import Architecture, Family, Fed
 
 _P = "vit."
 _E = f"{_P}embeddings."
-_BLOCK, _THEIRS = "trunk.blocks.{i}.", f"{_P}encoder.layer.{{i}}."
-_PAIRS = {
-    "layernorm_before": "attention_norm",
-    "attention.attention.query": "attention.q",
-    "attention.attention.key": "attention.k",
-    "attention.attention.value": "attention.v",
-    "attention.output.dense": "attention.o",
-    "layernorm_after": "mlp_norm",
-    "intermediate.dense": "mlp.up",
-    "output.dense": "mlp.down",
-}
 _CLS, _MASK, _VOCABULARY = 2, 4, 6  # ids of codec/marks.py
 _SIZE, _PATCH, _CHANNELS = 224, 16, 3  # what an absent key means
 INPUT = "picture"
-
-
-def _both(theirs: str, ours: str) -> tuple[Rename, ...]:
-    return tuple(Rename(f"{theirs}.{part}", (f"{ours}.{part}",)) for part in ("weight", "bias"))
 
 
 def _patch(numbers: int) -> tuple[int, int]:
@@ -124,10 +110,7 @@ def _shape(theirs: Mapping[str, Any]) -> tuple[tuple[int, int], int, int]:
 
 
 def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    drops = {key: theirs.get(key, 0.0) for key in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
-    if len(set(drops.values())) > 1:
-        raise ModelError(f"dropout rates that differ: {drops}", expected="one rate for both")
-    heads, width = theirs["num_attention_heads"], theirs["hidden_size"]
+    width = theirs["hidden_size"]
     if theirs.get("pooler_output_size", width) != width:
         raise ModelError(
             f"config.json: pooler_output_size is {theirs['pooler_output_size']}", expected=f"{width}"
@@ -137,9 +120,7 @@ def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
     if (theirs.get("architectures") or [""])[0] == "ViTForMaskedImageModeling" and stride != patch:
         raise ModelError(f"config.json: encoder_stride is {stride}", expected=f"patch_size, {patch}")
     return {
-        "kv_heads": heads,
-        "head_dim": width // heads,
-        "dropout": drops["hidden_dropout_prob"],
+        **sizes(theirs),
         "vocab_size": _VOCABULARY,
         "context": (size[0] // patch) * (size[1] // patch) + 1,
         "inputs": {INPUT: (patch * patch * channels,)},
@@ -247,7 +228,7 @@ def _feed(config: ModelConfig, theirs: Mapping[str, Any], generator: Any) -> Fed
     return Fed(raw, {"pixel_values": pixels.permute(0, 3, 1, 2)}, 1, read)
 
 
-_DECODER = _both("decoder.0", f"heads.vectors.dense.{INPUT}")
+_DECODER = both("decoder.0", f"heads.vectors.dense.{INPUT}")
 
 FAMILY = Family(
     name="vit",
@@ -265,33 +246,18 @@ FAMILY = Family(
     model_type="vit",
     architecture="ViTForImageClassification",
     architectures=(
-        Architecture("ViTForImageClassification", ("classes",), _both("classifier", "heads.classes.dense")),
+        Architecture("ViTForImageClassification", ("classes",), both("classifier", "heads.classes.dense")),
         Architecture("ViTForMaskedImageModeling", ("vectors",), _DECODER),
         Architecture("ViTModel", ("embedding",), bare=True),
     ),
-    renames=(
-        *_both(f"{_P}layernorm", "trunk.norm"),
-        Rename(f"{_E}tokens.weight", ("front.tokens.weight",)),
-        Rename(f"{_E}positions.weight", ("front.positions.weight",)),
-        *_both(f"{_E}patch_embeddings.projection", f"front.inputs.{INPUT}.dense"),
-        *(rename for a, b in _PAIRS.items() for rename in _both(f"{_THEIRS}{a}", f"{_BLOCK}{b}")),
-    ),
+    renames=renames(_P, INPUT),
     head="",
     ignored=("pooler.dense.weight", "pooler.dense.bias"),
-    keys={
-        "hidden_size": "width",
-        "num_hidden_layers": "depth",
-        "num_attention_heads": "heads",
-        "intermediate_size": "mlp_width",
-        "layer_norm_eps": "norm_eps",
-    },
+    keys=KEYS,
     defaults={"layer_norm_eps": 1e-12},
     fixed={"hidden_act": "gelu", "qkv_bias": True},
     prefix=_P,
-    more=lambda config: {
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.dropout,
-    },
+    more=dropouts,
     read=_read,
     pack=_pack,
     unpack=_unpack,

@@ -102,7 +102,7 @@ def check(config: RunConfig, objective: Objective) -> None:
     curriculum.check(config, objective)
     unread = {
         "rollout": (config.rollout != RolloutConfig(), rolls),
-        "alarms": (config.alarms != AlarmsConfig(), rolls),
+        **_alarms(config.alarms, objective, rolls),
         "environment": (bool(config.environment), rolls),
         "grader": (bool(config.grader), graded),
         "reference": (config.reference != "init", reads_reference(objective)),
@@ -114,6 +114,19 @@ def check(config: RunConfig, objective: Objective) -> None:
                 expected="options that the objective reads",
                 next=f"leave {name} out",
             )
+
+
+def _alarms(config: AlarmsConfig, objective: Objective, rolls: bool) -> dict[str, tuple[bool, bool]]:
+    """Options of alarms: whether each is given, and whether it is read."""
+    fields, read = AlarmsConfig.model_fields, set[str]()
+    if rolls:
+        read = set(fields)
+    elif "chosen_logp" in objective.watched:
+        read = {"enabled", "stop", "patience", "likelihood"}
+    return {
+        f"alarms.{name}": (getattr(config, name) != field.default, name in read)
+        for name, field in fields.items()
+    }
 
 
 def splits(

@@ -17,7 +17,7 @@ al. 2021, *Shortformer* (arXiv 2012.15832), section 4.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exnihilo import log
@@ -25,7 +25,7 @@ from exnihilo.config import RunConfig
 from exnihilo.data.lengths import fitting, shorter
 from exnihilo.errors import ConfigError
 from exnihilo.objective.base import Objective
-from exnihilo.train.batches import Batches, Step
+from exnihilo.train.batches import Batches, Fixed, Step
 from exnihilo.train.facts import laying
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def stage_sets(dataset: Dataset, config: RunConfig, objective: Objective) -> lis
     return out
 
 
-class Curriculum:
+class Curriculum(Fixed):
     """A source of batches (`base.Source`) made of one for each stage.
 
     Args:
@@ -162,24 +162,12 @@ class Curriculum:
             self._at = number
         found = part.get(step - start)
         found.step, found.tokens = step, part.rows_per_step * self._lengths[number]
+        found.begins = step == start
         return found
 
     def report(self, step: int) -> dict[str, float]:
         """The length of the step's rows."""
         return {"row_length": float(self._lengths[self.stage(step)])}
-
-    def judge(self, step: int, terms: Mapping[str, float]) -> str | None:
-        """Nothing to judge: the guard and the validation split do."""
-        del step, terms
-        return None
-
-    def settle(self, step: int) -> None:
-        """Nothing: a step's rows follow from its number."""
-        del step
-
-    def forget(self, step: int) -> None:
-        """Nothing: rows do not depend on weights."""
-        del step
 
     def close(self) -> None:
         """End all threads."""
