@@ -21,7 +21,7 @@ from exnihilo.infer.predict import Predictor
 from exnihilo.metrics.forecast import seasonal_naive
 from exnihilo.model import build
 from exnihilo.model.model import Model
-from exnihilo.objective import registry
+from exnihilo.objective import _windows, registry
 from exnihilo.objective.base import Example
 from exnihilo.objective.forecasting import Forecasting
 
@@ -191,6 +191,26 @@ def test_scores_are_those_of_all_windows_and_naive_forecasts_stand_beside(tmp_pa
     assert found["skill"] == pytest.approx(1 - found["wql"] / found["seasonal_naive_wql"])
     scale = np.abs(z[24:120] - z[:96]).mean()
     assert found["mase"] == pytest.approx((np.abs(actual - median).mean(1) / scale).mean(), rel=1e-5)
+
+
+def test_a_run_validates_itself_on_some_windows_and_its_baseline_on_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_windows, "LOSS_WINDOWS", 10)
+    monkeypatch.setattr(_windows, "LEAST_WINDOWS", 3)
+    count = 200
+    path = table(tmp_path / "a.csv", count, x=np.arange(count) % 24, y=np.arange(count) % 7)
+    objective, predictor = forecaster(path, split=(100, 60, 40))
+    whole = {"series": path, "part": "val"}
+    own = {**whole, "_side": 1, "_split": True}  # as a run's own validation part comes
+    every = 2 * (60 - 8 + 1)  # of both channels
+    for example, windows in ((whole, every), (own, 10)):
+        found = predictor.predict([example])
+        assert found[0]["windows"] == windows
+        assert objective.majority([example])["mse"] == pytest.approx(
+            objective.score(found, [example])["seasonal_naive_mse"]
+        )
+    assert len(objective.encode(whole, CODEC)) == 10  # what the validation loss is over
 
 
 def test_the_future_has_no_score(tmp_path: Path) -> None:

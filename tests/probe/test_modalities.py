@@ -184,7 +184,7 @@ def test_a_run_that_hears_draws_its_spectrogram(tmp_path: Path):
     given = [{"sound": f"world:bell:{n}", "label": "bell"} for n in range(2)]
     given.insert(1, {"sound": str(tmp_path / "none.wav"), "label": "bell"})
     rows = examples.encoded(objective, codec, model, given, 2)
-    assert len(rows) == 2 and rows.inputs == ("sound",) and rows.items[0]["sound"].shape[1] == 160
+    assert len(rows) == 2 and rows.inputs == ("sound",) and rows.items[0]["sound"].shape[1] == 4 * 128
     subject = Subject.of(model, objective)
     assert subject.reads and subject.single
     found = influence.resampling(subject, rows.cut(12), draws=1)

@@ -51,7 +51,8 @@ def draw(
         layout = _layout(subject, name)
         if isinstance(layout, sounds.Layout):
             path = folder / "spectrogram.png"
-            spectrogram(held_TF, nats, path, grid=getattr(layout, "grid", None), title=title)
+            grid = getattr(layout, "grid", None)
+            spectrogram(held_TF, nats, path, mels=layout.held[-1], grid=grid, title=title)
         elif isinstance(layout, pictures.Patches) and len(at) == layout.positions:
             path = folder / "patches.png"
             patches(layout.unfold(held_TF), nats, layout.grid, path, title=title)
@@ -83,6 +84,7 @@ def spectrogram(
     nats_T: np.ndarray,
     path: Path,
     *,
+    mels: int = 80,
     grid: tuple[int, int] | None = None,
     title: str = "",
 ) -> None:
@@ -91,10 +93,10 @@ def spectrogram(
     Args:
         held_TF: frames of each position one after another; with `grid` square patches, all of one band of
             frequencies, then the next.
+        mels: numbers of a frame, where there is no grid.
         grid: patches over frequencies and over time.
     """
     if grid is None:
-        mels = 80 if held_TF.shape[1] % 80 == 0 else held_TF.shape[1] // 2
         image = held_TF.reshape(-1, mels).T
         share = np.repeat(shares(nats_T), image.shape[1] // len(held_TF))[None].repeat(len(image), 0)
         over = nats_T

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-10
+CHUNK = 512  # frames at once: what lies between samples and bands stays in the processor's cache
 FBANK_FLOOR = 1.192092955078125e-07
 WINDOW, HOP = 0.025, 0.010
 """Seconds of a frame, and from one to the next."""
@@ -100,33 +101,43 @@ def log_mel(waves: Sequence[Tensor], *, mels: int = 80, rate: int = 16_000) -> l
     """
     if not waves:
         return []
-    W, hop = window_of(rate), hop_of(rate)
-    half, device = W // 2, waves[0].device
-    nothing = waves[0].new_zeros(W)
-    pieces, starts, counts, at = [], [], [], 0
-    for wave in waves:
-        N = len(wave)
-        rest = -(N + 2 * half) % hop
-        pieces += [wave[1 : half + 1].flip(0), wave, wave[-half - 1 : -1].flip(0)]
-        if rest:
-            pieces.append(nothing[:rest])
-        starts.append(at // hop)
-        counts.append(N // hop)
-        at += N + 2 * half + rest
-    flat = torch.cat([*pieces, nothing])
-    frames_MW = flat.unfold(0, W, hop)
-    if len(waves) > 1:  # frames that lie across two sounds are left out
-        keep = np.concatenate([np.arange(s, s + c) for s, c in zip(starts, counts, strict=True)])
-        frames_MW = frames_MW.index_select(0, torch.from_numpy(keep).to(device))
-    else:
-        frames_MW = frames_MW[: counts[0]]
-    power_MK = _power(frames_MW * _hann(W, True).to(device))
-    log_MF = (power_MK @ filters(rate, W, mels).to(device)).clamp_(min=FLOOR).log10_()
-    sound_M = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
-    loudest_P = log_MF.new_full((len(counts),), -10.0)
-    loudest_P.scatter_reduce_(0, sound_M, log_MF.amax(1), "amax")
-    log_MF = torch.maximum(log_MF, (loudest_P - 8.0)[sound_M].unsqueeze(1)).add_(4.0).div_(4.0)
-    return list(log_MF.split(counts))
+    W, hop, device = window_of(rate), hop_of(rate), waves[0].device
+    half = W // 2
+    lengths = np.array([len(wave) for wave in waves])
+    starts_P = np.concatenate([[0], np.cumsum(-(-(lengths + 2 * half) // hop))])  # in steps
+    counts_P = lengths // hop
+    flat = waves[0].new_zeros(int(starts_P[-1]) * hop + W)
+    for wave, N, start in zip(waves, lengths.tolist(), (starts_P * hop).tolist(), strict=False):
+        flat[start + half : start + half + N] = wave
+    _mirror(flat, starts_P[:-1] * hop, lengths, half)
+    frames_TW = flat.unfold(0, W, hop)
+    hann_W, bank_KF = _hann(W, True).to(device), filters(rate, W, mels).to(device)
+    log_TF = flat.new_empty(len(frames_TW), mels)
+    held = flat.new_empty(min(CHUNK, len(frames_TW)), W)
+    for at in range(0, len(frames_TW), CHUNK):
+        part_MW = frames_TW[at : at + CHUNK]
+        part_MK = _power(torch.mul(part_MW, hann_W, out=held[: len(part_MW)]))
+        torch.mm(part_MK, bank_KF, out=log_TF[at : at + CHUNK]).clamp_(min=FLOOR).log10_()
+    # frames that lie across two sounds are left out
+    sound_M = np.repeat(np.arange(len(waves)), counts_P)
+    first_P = np.cumsum(counts_P) - counts_P
+    keep_M = np.arange(len(sound_M)) + (starts_P[:-1] - first_P)[sound_M]
+    log_MF = log_TF.index_select(0, torch.from_numpy(keep_M).to(device))
+    sound = torch.from_numpy(sound_M).to(device)
+    loudest_P = log_MF.new_full((len(waves),), -10.0)
+    loudest_P.scatter_reduce_(0, sound, log_MF.amax(1), "amax")
+    torch.maximum(log_MF, (loudest_P - 8.0)[sound].unsqueeze(1), out=log_MF)
+    return list(log_MF.add_(4.0).div_(4.0).split(counts_P.tolist()))
+
+
+def _mirror(flat: Tensor, starts_P: np.ndarray, lengths_P: np.ndarray, half: int) -> None:
+    """Beyond the ends of sounds that lie in `flat`, `half` samples behind each start, their mirror images."""
+    ahead = np.arange(1, half + 1)
+    left, right = starts_P[:, None] + half, (starts_P + half + lengths_P - 1)[:, None]
+    to = np.concatenate([left - ahead, right + ahead], 1).reshape(-1)
+    source = np.concatenate([left + ahead, right - ahead], 1).reshape(-1)
+    to_, source_ = (torch.from_numpy(x).to(flat.device) for x in (to, source))
+    flat.index_copy_(0, to_, flat.index_select(0, source_))
 
 
 def fbank(waves: Sequence[Tensor], *, mels: int = 128, rate: int = 16_000) -> list[Tensor]:
@@ -152,4 +163,5 @@ def fbank(waves: Sequence[Tensor], *, mels: int = 128, rate: int = 16_000) -> li
 def _power(x_MW: Tensor, points: int | None = None) -> Tensor:
     """|Fourier transform|² of rows: (M, W) -> (M, points // 2 + 1)."""
     both_MK2 = torch.view_as_real(torch.fft.rfft(x_MW, points))
-    return both_MK2[..., 0].square().add_(both_MK2[..., 1].square())  # a sum over pairs takes 8 times as long
+    real_MK, imaginary_MK = both_MK2.unbind(-1)
+    return real_MK.square().addcmul_(imaginary_MK, imaginary_MK)  # a sum over pairs takes 8 times as long
