@@ -173,7 +173,7 @@ def pretrain(a: argparse.Namespace) -> None:
             folder / "seen",
             **{**masked, "epochs": a.masked_epochs, "eval.every": 1_000_000, **a.given},
         )
-        row("pictures masked", set=a.set, mse=found.get("mse"), epochs=a.masked_epochs, cpu_s=round(seconds))
+        row("pictures masked", set=a.set, loss=found["loss"], epochs=a.masked_epochs, cpu_s=round(seconds))
         scores: dict[str, list[float]] = {"random": [], "pretrained": []}
         for seed in a.seeds:
             table = few(a.set, a.labels, seed, folder)
