@@ -103,7 +103,7 @@ def called(*words: str) -> str:
 def recall(a: argparse.Namespace) -> None:
     """First-token recall at lengths up to 4096."""
     sources = [f"recall:copy_first:{n}" + (":500" if n == 4096 else "") for n in LENGTHS]
-    stages = [[0.4, 64], [0.25, 256], [0.2, 1024], [0.15, 4096]]
+    stages = [[0.3, 64], [0.2, 256], [0.2, 1024], [0.3, 4096]]
     for seed in range(a.first, a.first + a.seeds):
         for arm in a.arms:
             run = a.folder / f"recall-{arm}-{seed}"
@@ -116,7 +116,7 @@ def recall(a: argparse.Namespace) -> None:
             words += ["model.width=64", "model.heads=2", "model.rope_theta=500000", "dtype=fp32"]
             words += ["eval.every=100000", "compile=off", f"steps={a.steps}", f"seed={seed}", f"run={run}"]
             words += [f"batch.lengths={json.dumps(stages)}"] if arm != "straight" else []
-            words += ["model.global_every=none"] if arm == "local" else []
+            words += [f"model.window={64 if arm == 'local' else 'none'}", "model.global_every=none"]
             note(f"{run}: exnihilo train recall {' '.join(words)}")
             begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             called("train", "recall", *words)
