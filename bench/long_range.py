@@ -1,14 +1,14 @@
 """Long rows and long dependencies: memory of one forward, and tasks that need the first tokens at the end.
 
     python bench/long_range.py memory [--lengths 4096 16384 65536]
-    python bench/long_range.py recall [--seeds 3] [--steps 120] [--folder DIR] [--arms curriculum local]
+    python bench/long_range.py recall [--seeds 3] [--steps 300] [--folder DIR] [--arms curriculum local]
     python bench/long_range.py mqar [--seeds 3] [--steps 700] [--folder DIR] [--arms grows straight]
 
 memory: each row in a process of its own; the most memory that the process held while it made one forward over
 T tokens, above what it held before (ru_maxrss), beside what one T×T mask in float32 would take. recall: the
 first of T tokens must be named at the end. The arms have equal tokens and steps: rows that grow from 64 to
-4096 (*curriculum*), the same without the layer that sees everything (*local*: a control, at chance), and rows
-of 4096 from the first step on (*straight*). Accuracy is by length, on texts that were not trained on
+4096 (*curriculum*), the same with windows of 64 in both layers (*local*: a control, at chance above 128), and
+rows of 4096 from the first step on (*straight*). Accuracy is by length, on texts that were not trained on
 (`--suite retrieval`). mqar: multi-query associative recall (mqar.py), in rows of 256 with 16 pairs of 256
 keys and values, on 1,000 texts of another seed. The first of two layers is local (a position and the one
 before it), and rows grow: 16 with 4 pairs of 16 keys, then 64 with 16 of all 256, then 256. The arm
@@ -203,7 +203,7 @@ def main() -> None:
     part = parts.add_parser("recall")
     part.add_argument("--seeds", type=int, default=3)
     part.add_argument("--first", type=int, default=0, help="the first seed")
-    part.add_argument("--steps", type=int, default=120)
+    part.add_argument("--steps", type=int, default=300)
     part.add_argument("--folder", type=Path, default=Path("runs/long_range"))
     part.add_argument(
         "--arms", nargs="+", choices=["curriculum", "straight", "local"], default=["curriculum", "local"]
